@@ -1,0 +1,117 @@
+"""`trace`: from a module and example inputs to its neural graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ngopt.errors import FrozenSymmetryWarning, TraceError
+from ngopt.graph.build import build_graph
+from ngopt.graph.capture import capture
+from ngopt.graph.certificate import failing_sets
+from ngopt.graph.labelling import Labelling, label_program
+from ngopt.graph.neural_graph import NeuralGraph
+from ngopt.graph.structure import Structure
+from ngopt.graph.symmetry import Symmetries
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Any, ...] | Mapping[str, Any] = (),
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    strict: bool = False,
+    certify: bool = True,
+) -> NeuralGraph:
+    """Find the neural graph of any module from one forward pass.
+
+    Every axis of every parameter starts with fresh neuron ids; the ids travel through the captured ATen program, and
+    what the program does with them says which neurons are the same, which can be exchanged, and which are fixed.
+    The module is left as it was: modes, buffers, gradients and random state.
+
+    Args:
+        model: The module. It is run in evaluation mode.
+        example_inputs: Positional arguments of its forward pass (one tensor, a tuple, or a mapping of keyword
+            arguments). Only shapes matter, except where the module's Python looks at values.
+        example_kwargs: Keyword arguments of its forward pass.
+        strict: Raise on ops that have no rule, instead of freezing what they touch.
+        certify: Check every discovered symmetry by numbers, in float64, on random parameters; what fails is frozen.
+            Modules on the meta device have no numbers and are not certified; see `NeuralGraph.certified`.
+
+    Returns:
+        The graph, with ``graph.symmetries`` and ``graph.generators()``.
+
+    Raises:
+        TraceError: the module fails on the example inputs.
+        UnsupportedOpError: with ``strict``, an op has no rule.
+
+    Warns:
+        FrozenSymmetryWarning: an op has no rule, or a certificate failed.
+
+    Example:
+        >>> import torch, ngopt
+        >>> model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> graph = ngopt.trace(model, torch.randn(2, 5))
+        >>> [(s.name, s.degree) for s in graph.symmetries]
+        [('0', 8)]
+    """
+    args, kwargs = _arguments(example_inputs, example_kwargs)
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"trace() takes a torch.nn.Module, got {type(model).__name__}")
+    program = capture(model, args, kwargs)
+    labelling = label_program(model, program, strict=strict)
+    _warn_unsupported(labelling)
+    structure = Structure(labelling.table)
+    on_meta = any(t.is_meta for t in (*model.parameters(), *model.buffers()))
+    if certify and not on_meta:
+        structure = _certified(model, labelling, structure, args, kwargs)
+    return build_graph(labelling, structure, certified=certify and not on_meta)
+
+
+def _arguments(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs) | dict(kwargs or {})
+    args = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+    return args, dict(kwargs or {})
+
+
+def _warn_unsupported(labelling: Labelling) -> None:
+    for op, path in labelling.unsupported.items():
+        warnings.warn(
+            f"op '{op}' (in module '{path or '<root>'}') has no rule: the neurons that it touches are frozen. "
+            f"This is safe, but gives up their symmetry. Add a rule with @ngopt.graph.rule(torch.ops.{op}).",
+            FrozenSymmetryWarning,
+            stacklevel=3,
+        )
+
+
+def _certified(
+    model: nn.Module, labelling: Labelling, structure: Structure, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Structure:
+    """Freeze what fails until everything that is left holds."""
+    frozen: frozenset[int] = frozenset()
+    names: set[str] = set()
+    while True:
+        symmetries = Symmetries(labelling, structure)
+        with torch.random.fork_rng(devices=[]):
+            bad = failing_sets(model, symmetries, args, kwargs)
+        if not bad:
+            break
+        for index in bad:
+            siblings = structure.sibling_sets[index]
+            moved = {c for swap in siblings.swaps for c in swap}
+            names.update(name for swap in siblings.swaps for name in symmetries.index_maps(swap))
+            frozen |= frozenset(i for i, c in enumerate(structure.class_of.tolist()) if c in moved)
+        structure = Structure(labelling.table, frozen)
+    if names:
+        warnings.warn(
+            "some discovered symmetries failed their certificate and were frozen; parameters concerned: "
+            f"{', '.join(sorted(names))}. A rule is wrong for this module: please report it.",
+            FrozenSymmetryWarning,
+            stacklevel=4,
+        )
+    return structure
