@@ -57,7 +57,8 @@ def build_graph(labelling: Labelling, structure: Structure, certified: bool) -> 
 def _neurons_of_slots(s: Structure) -> Ids:
     """``[class] -> class``: a flattened pixel that is fixed by its channel is a slot of the channel, not a neuron."""
     home = np.arange(s.count)
-    child, parent = s.child[~s.in_block], s.parent[~s.in_block]
+    single = ~s.is_block[s.parent]
+    child, parent = s.child[single], s.parent[single]
     if len(child):
         pairs = np.unique(np.stack([child, parent], 1), axis=0)
         with np.errstate(over="ignore"):

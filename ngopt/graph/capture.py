@@ -108,6 +108,8 @@ def _fails_by_itself(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str
 
 def _export(call: _Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:
     exported = torch.export.export(call, (tuple(args), dict(kwargs)), strict=False).run_decompositions()
+    if any(isinstance(size, torch.SymInt) for node in exported.graph.nodes for size in _sizes(node)):
+        raise TraceError("sizes depend on values")
     tensors, constants = {}, {}
     for spec in exported.graph_signature.input_specs:
         name, target = spec.arg.name, spec.target
@@ -123,6 +125,11 @@ def _export(call: _Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Prog
         if spec.kind == OutputKind.USER_OUTPUT and spec.arg.name in by_name
     )
     return Program(exported.graph, tensors, constants, outputs, _module_paths(exported.graph))
+
+
+def _sizes(node: fx.Node) -> list[Any]:
+    values = [v for v in pytree.tree_leaves(node.meta.get("val")) if isinstance(v, Tensor)]
+    return [size for value in values for size in value.shape]
 
 
 def _record(call: _Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:

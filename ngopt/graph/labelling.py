@@ -17,7 +17,7 @@ from ngopt.graph.labels import Algebra, Label, axis_marks, compress, varying
 from ngopt.graph.neurons import ROLES, NeuronTable
 from ngopt.graph.rules import RULES  # noqa: F401  (importing the package registers the rules)
 from ngopt.graph.rules.movement import move
-from ngopt.graph.rules.pointwise import labels_in, pointwise
+from ngopt.graph.rules.pointwise import labels_in, pointwise, uniform
 from ngopt.graph.rules.registry import Rule, find_rule
 
 MAX_CONSTANT = 1 << 22  # entries of constants that are evaluated
@@ -93,6 +93,7 @@ class Labeller:
         self.node: fx.Node = next(iter(program.graph.nodes))
         self._constants: dict[str, Tensor] = {}
         self._raw: dict[str, Label] = {}
+        self._scores: list[tuple[tuple[Label, set[int]], tuple[Label, set[int]]]] = []
         self._name_tensors(module)
 
     def run(self) -> Labelling:
@@ -107,6 +108,9 @@ class Labeller:
         for output in self.program.outputs:  # what the module returns has an identity of its own
             for label in labels_in(self.env[output]):
                 self.algebra.rigid(label)
+        # what this pass did not compute with may be computed with in another (experts that no token chose)
+        table = self.result.table
+        table.freeze(np.concatenate([leg.start + np.flatnonzero(~table.touched[leg.start : leg.stop]) for leg in table.legs]))
         return self.result
 
     # -- tensors ---------------------------------------------------------------------------------------------------
@@ -185,7 +189,8 @@ class Labeller:
         if not any(isinstance(v, Tensor) for v in pytree.tree_leaves(node.meta.get("val"))):
             return node.meta.get("val")  # assertions, sizes
         inputs = labels_in((args, kwargs))
-        known = self._evaluate(args, kwargs) if all(x.value is not None for x in inputs) else None
+        is_known = all(x.value is not None for x in inputs) and find_rule(node.target) is not uniform
+        known = self._evaluate(args, kwargs) if is_known else None
         if known is not None:
             return known
         self._note_settings(args, kwargs)
@@ -199,6 +204,8 @@ class Labeller:
         found = find_rule(op)
         if found is None and isinstance(op, torch._ops.OpOverload):
             if op.is_view:
+                return move
+            if torch.Tag.inplace_view in op.tags:
                 return move
             if torch.Tag.pointwise in op.tags:
                 return pointwise
@@ -262,11 +269,24 @@ class Labeller:
         """Neurons pass through a function."""
         self.result.functions += [(f.numpy().ravel(), what) for f in label.fields]
 
-    def role(self, label: Label, axes: set[int], role: str) -> None:
+    def roles(self, label: Label, axes: set[int], role: str) -> None:
         """Neurons play a role in attention."""
         for f in label.fields:
             if varying(f) & axes:
                 self.result.table.set_role(f.numpy().ravel(), ROLES.index(role))
+
+    def score(self, queries: tuple[Label, set[int]], keys: tuple[Label, set[int]]) -> str:
+        """A product of two activations."""
+        self._scores.append((queries, keys))
+        return f"score {len(self._scores) - 1}"
+
+    def attend(self, label: Label) -> bool:
+        """A softmax follows on it."""
+        numbers = [int(tag.split()[1]) for tag in label.tags if tag.startswith("score ")]
+        for queries, keys in (self._scores[n] for n in numbers):
+            self.roles(*queries, "query")
+            self.roles(*keys, "key")
+        return bool(numbers)
 
     def _legs(self, label: Label, axes: set[int] | None = None) -> list[tuple[Tensor, str, int]]:
         """Fields that are whole axes of tensors: (field, tensor, axis)."""
@@ -292,26 +312,46 @@ class Labeller:
         for _, tensor, _ in self._legs(label):
             self.result.attributes.setdefault(tensor, {k: str(v) for k, v in values.items()})
 
-    def condition(self, label: Label, *, groups: int | None = None) -> None:
+    def condition(self, label: Label, *, groups: int | None = None, picked: int | None = None) -> None:
         """Ask for conditional ids where one axis of a parameter picks among groups of another.
 
-        With ``groups``: axis 1 given the group of axis 0 (grouped convolution). Without: a batched product reads one
-        matrix per index of another axis, so the ids of later axes depend on it.
+        With ``groups``: axis 1 given the group of axis 0 (grouped convolution). With ``picked``: one index of that axis
+        is read at a time (an expert). Without: a batched product reads one matrix per index of another axis.
         """
         legs = self._legs(label)
         for f, tensor, axis in legs:
-            if (tensor, axis) in self.result.conditionals:
-                continue
+            rank = len(self.result.shapes[tensor])
             if groups is not None:
-                if axis == 1:
-                    raise Retrace(Conditional(tensor, 1, 0, groups))
+                if axis == 1 and label.ndim > 1:
+                    self._wish(tensor, 1, 0, groups)
                 continue
             for g, other, before in legs:
                 batched = label.ndim == 3 and varying(g) == {0} and 0 not in varying(f)
-                merged = bool(varying(f) & varying(g))
-                if other == tensor and before < axis and (batched or merged) and (tensor, before) not in self.result.conditionals:
-                    if len(self.result.shapes[tensor]) == 3:
-                        raise Retrace(Conditional(tensor, axis, before, self.result.shapes[tensor][before]))
+                merged = varying(f) == varying(g) and len(varying(f)) == 1
+                one_by_one = picked is not None and varying(g) == {picked} and picked not in varying(f)
+                if other == tensor and before < axis and rank == 3 and (one_by_one if picked is not None else batched or merged):
+                    self._wish(tensor, axis, before, self.result.shapes[tensor][before])
+
+    def condition_on_partner(self, labels: list[Label]) -> None:
+        """A parameter meets a field that runs over two of its axes at once: its ids must, too (biases of heads, experts)."""
+        for x in labels:
+            legs = self._legs(x)
+            for f, tensor, axis in legs:
+                for g, other, before in legs:
+                    if other != tensor or before >= axis or len(varying(f)) != 1 or len(varying(g)) != 1:
+                        continue
+                    both = {a - x.ndim for a in varying(f) | varying(g)}
+                    for partner in labels:
+                        for h in partner.fields:
+                            axes = {a - partner.ndim for a in varying(h)}
+                            if partner is not x and axes == both and len(torch.unique(h)) == h.numel():
+                                self._wish(tensor, axis, before, self.result.shapes[tensor][before])
+
+    def _wish(self, tensor: str, axis: int, given: int, groups: int) -> None:
+        """Start again with conditional ids, unless these are conditional already or others are given them."""
+        taken = self.result.conditionals
+        if (tensor, axis) not in taken and (tensor, given) not in taken:
+            raise Retrace(Conditional(tensor, axis, given, groups))
 
 
 _SHAPES_ONLY = {

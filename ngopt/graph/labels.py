@@ -32,7 +32,7 @@ class Label:
     fields: tuple[Tensor, ...] = ()
     marks: tuple[Tensor, ...] = ()
     value: Tensor | None = None  # the entries themselves, for small constants
-    tags: frozenset[str] = frozenset()  # "activation": depends on an input; "softmax": came out of a softmax
+    tags: frozenset[str] = frozenset()  # "activation": depends on an input; "attention": weighs values
 
     @property
     def ndim(self) -> int:
@@ -134,6 +134,7 @@ class Algebra:
         fields: tuple[Tensor, ...] = ()
         marks: tuple[Tensor, ...] = ()
         for label in labels:
+            self._touch(label)
             pad = (None,) * (len(shape) - label.ndim)
             new_fields = tuple(f[pad] for f in label.fields) if pad else label.fields
             new_marks = tuple(m[pad] for m in label.marks) if pad else label.marks
@@ -150,6 +151,7 @@ class Algebra:
         """Symmetric reduction (sum, mean, max, norm, ...): ids that vary inside become blocks."""
         axes = {axis % x.ndim for axis in axes} if x.ndim else set()
         kept = [axis for axis in range(x.ndim) if axis not in axes]
+        self._touch(x)
         fields: list[Tensor] = []
         marks: list[Tensor] = []
         for field in x.fields:
@@ -159,14 +161,10 @@ class Algebra:
             elif outside:
                 block = self.block(field, outside)
                 if block is None:
-                    marks += axis_marks([field.shape[a] if a in outside else 1 for a in range(x.ndim)])
+                    marks.append(row_codes(field, outside))
                 else:
                     fields.append(block)
-        for mark in x.marks:
-            if varying(mark) & axes:
-                marks += axis_marks([mark.shape[a] if a in varying(mark) - axes else 1 for a in range(x.ndim)])
-            else:
-                marks.append(mark)
+        marks += [row_codes(m, varying(m) - axes) if varying(m) & axes else m for m in x.marks]
         shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
         out = Label(shape, _dedupe(fields), _dedupe(marks), tags=x.tags)
         self._settle(out.fields, out.marks)
@@ -192,6 +190,11 @@ class Algebra:
         self._cross(kept, marks)
         return replace(x, fields=kept, marks=_dedupe(marks), value=None)
 
+    def _touch(self, x: Label) -> None:
+        """The entries are computed with, not only moved."""
+        for field in x.fields:
+            self.table.touched[field.numpy().ravel()] = True
+
     # -- how fields relate ----------------------------------------------------------------------------------------
 
     def block(self, field: Tensor, outside: set[int]) -> Tensor | None:
@@ -200,7 +203,9 @@ class Algebra:
         sizes = [field.shape[axis] for axis in order[: len(outside)]]
         ids = field.permute(order).reshape(prod(sizes), -1).numpy()  # [outside, inside]
         with np.errstate(over="ignore"):
-            _, kind = np.unique(mix(ids).sum(1, dtype=np.uint64), return_inverse=True)
+            # rows must agree in order: what else varies inside may pair up differently with a shuffled row
+            places = mix(np.arange(ids.shape[1]))
+            _, kind = np.unique(mix(mix(ids) + places).sum(1, dtype=np.uint64), return_inverse=True)
         # number blocks by first appearance, so that block order is index order
         _, first = np.unique(kind, return_index=True)
         kind = np.argsort(np.argsort(first))[kind]
@@ -237,8 +242,7 @@ class Algebra:
             if left is not None and right is not None:
                 self._relate(left, right)
             else:
-                codes = axis_marks([f.shape[a] if a in shared else 1 for a in range(f.ndim)])
-                self._cross((f, g), codes)
+                self._cross((f, g), (row_codes(f, shared), row_codes(g, shared)))
             return ()
         a, b = (t.numpy().ravel() for t in torch.broadcast_tensors(f, g))
         if np.array_equal(a, b):
@@ -291,6 +295,14 @@ class Algebra:
         for i, f in enumerate(fields):
             for g in fields[i + 1 :]:
                 self._relate(f, g)
+
+
+def row_codes(mark: Tensor, outside: set[int]) -> Tensor:
+    """One code per different row ``mark[s, :]`` over the axes ``outside``."""
+    order = sorted(outside) + [axis for axis in range(mark.ndim) if axis not in outside]
+    sizes = [mark.shape[axis] for axis in sorted(outside)]
+    _, codes = torch.unique(mark.permute(order).reshape(prod(sizes), -1), dim=0, return_inverse=True)
+    return compress(codes.reshape([mark.shape[axis] if axis in outside else 1 for axis in range(mark.ndim)]))
 
 
 def unique_codes(marks: Sequence[Tensor]) -> Tensor:

@@ -81,6 +81,7 @@ class NeuronTable:
         self._root = np.zeros(1024, np.int64)
         self._colour = np.zeros(1024, np.uint64)
         self._role = np.zeros(1024, np.int8)
+        self._touched = np.zeros(1024, bool)
         self.legs: list[Leg] = []
         self.relations: list[Relation] = []
         self.ties: list[tuple[Ids, Ids, int]] = []  # tied pairs, and the number of the event
@@ -96,6 +97,11 @@ class NeuronTable:
         """``[id]`` index into `ROLES`."""
         return self._role[: self.size]
 
+    @property
+    def touched(self) -> NDArray[np.bool_]:
+        """``[id]`` whether the program computes with it."""
+        return self._touched[: self.size]
+
     def new(self, count: int, tensor: str = "", axis: int = 0) -> Ids:
         """Fresh ids, all of one kind."""
         start, self.size = self.size, self.size + count
@@ -104,6 +110,7 @@ class NeuronTable:
             self._root = np.concatenate([self._root, np.zeros(grow, np.int64)])
             self._colour = np.concatenate([self._colour, np.zeros(grow, np.uint64)])
             self._role = np.concatenate([self._role, np.zeros(grow, np.int8)])
+            self._touched = np.concatenate([self._touched, np.zeros(grow, bool)])
         ids = np.arange(start, self.size)
         self._root[start : self.size] = ids
         self._colour[start : self.size] = mix(text_hash(f"{tensor}:{axis}") if tensor else self.event())

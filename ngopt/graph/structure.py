@@ -35,18 +35,19 @@ class Structure:
     def __init__(self, table: NeuronTable, frozen: frozenset[int] = frozenset()) -> None:
         """``frozen``: ids whose classes may not move (their certificate failed)."""
         self.table = table
-        self._merge_equal_blocks()
+        self._merge_equal_parents()
         roots = table.find(np.arange(table.size))
         self.roots, self.class_of = np.unique(roots, return_inverse=True)  # [class], [id]
         self.count = len(self.roots)
         self.key = self._member_keys(frozen)
         self._collect_relations()
         self.colour = self._refine()
+        self.is_block = self._find_blocks()
 
     # -- classes ----------------------------------------------------------------------------------------------------
 
-    def _merge_equal_blocks(self) -> None:
-        """Blocks with the same members are one block; a block with one member is that member."""
+    def _merge_equal_parents(self) -> None:
+        """Parents with the same children move together; a parent with one child is that child."""
         table = self.table
         while True:
             before = np.unique(table.find(np.arange(table.size))).size
@@ -57,8 +58,6 @@ class Structure:
                 keys = np.unique(np.stack([where, child], 1), axis=0)
                 if len(keys) == len(parents) == len(np.unique(child)):
                     table.tie(child, parent)
-                    continue
-                if not relation.is_block:
                     continue
                 members = sum_by(keys[:, 0], mix(keys[:, 1]), len(parents))
                 twins = [(int(p), by_members.setdefault(int(m), int(p))) for p, m in zip(parents, members, strict=True)]
@@ -108,8 +107,6 @@ class Structure:
             in_block.append(np.full(int(apart.sum()), relation.is_block))
         self.child, self.parent, self.how = np.concatenate(children), np.concatenate(parents), np.concatenate(kinds)
         self.in_block = np.concatenate(in_block)  # [pair] a neuron in its block, rather than an index of its neuron
-        self.is_block = np.zeros(self.count, bool)
-        self.is_block[self.parent[self.in_block]] = True
 
     def _refine(self) -> Hashes:
         """Colour refinement to its fixed point: ``[class]``."""
@@ -123,6 +120,22 @@ class Structure:
                 if len(np.unique(colour)) == kinds:
                     return colour
                 kinds = len(np.unique(colour))
+
+    def _find_blocks(self) -> np.ndarray:
+        """``[class]`` whether a class is a block: members of a reduction that look alike, or a parent of such."""
+        pairs = np.unique(np.stack([self.parent, self.child], 1), axis=0)
+        look = np.stack([pairs[:, 0], self.colour[pairs[:, 1]].astype(np.int64)], 1)
+        alike, count = np.unique(look, axis=0, return_counts=True)
+        is_block = np.zeros(self.count, bool)
+        is_block[alike[count > 1, 0]] = True
+        reduced = np.zeros(self.count, bool)
+        reduced[self.parent[self.in_block]] = True
+        is_block &= reduced
+        while True:
+            above = self.parent[is_block[self.child]]
+            if is_block[above].all():
+                return is_block
+            is_block[above] = True
 
     # -- swaps ------------------------------------------------------------------------------------------------------
 

@@ -27,19 +27,13 @@ def contract(tracer: Tracer, a: Label, b: Label, *, batch: bool) -> Label:
         tracer.attribute(x, op="linear")
     left = tracer.algebra.reshape(a, (*a.shape, 1))
     right = tracer.algebra.reshape(b, (*b.shape[: k - 1], 1, *b.shape[k - 1 :]))
-    if "activation" in a.tags and "activation" in b.tags:
-        attend(tracer, a, b, k)
+    tags = (a.tags | b.tags) - {"attention"}
+    if "attention" in a.tags:
+        tracer.roles(b, {k}, "value")
+    elif "activation" in a.tags and "activation" in b.tags:
+        tags |= {tracer.score((a, {k}), (b, {k - 1}))}
     out = tracer.algebra.reduce(tracer.algebra.combine(left, right), [k], keepdim=False)
-    return Label(out.shape, out.fields, out.marks, tags=out.tags - {"softmax"})
-
-
-def attend(tracer: Tracer, a: Label, b: Label, k: int) -> None:
-    """Products of two activations give roles: what follows a softmax weighs values, else queries meet keys."""
-    if "softmax" in a.tags:
-        tracer.role(b, {k}, "value")  # type: ignore[attr-defined]
-    else:
-        tracer.role(a, {k}, "query")  # type: ignore[attr-defined]
-        tracer.role(b, {k - 1}, "key")  # type: ignore[attr-defined]
+    return Label(out.shape, out.fields, out.marks, tags=tags)
 
 
 @rule(aten.mm)
@@ -58,6 +52,21 @@ def bmm(tracer: Tracer, a: Label, b: Label) -> Label:
 def addmm(tracer: Tracer, bias: Label, a: Label, b: Label, **kwargs: Any) -> Label:
     """A matrix product, then a pointwise sum."""
     return tracer.algebra.combine(contract(tracer, a, b, batch=a.ndim == 3), bias)
+
+
+@rule(aten._trilinear)
+def trilinear(
+    tracer: Tracer, a: Label, b: Label, c: Label, expand1: list[int], expand2: list[int], expand3: list[int],
+    sumdim: list[int], unroll: int = 1,
+) -> Label:
+    """Three factors, unsqueezed, multiplied and summed (`nn.Bilinear`)."""
+    factors = []
+    for x, axes in ((a, expand1), (b, expand2), (c, expand3)):
+        shape = list(x.shape)
+        for axis in sorted(axes):
+            shape.insert(axis, 1)
+        factors.append(tracer.algebra.reshape(x, shape))
+    return tracer.algebra.reduce(tracer.algebra.combine(*factors), sumdim, keepdim=False)
 
 
 @rule(aten.mv)

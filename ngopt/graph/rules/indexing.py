@@ -32,6 +32,16 @@ def embedding(tracer: Tracer, weight: Label, index: Label, *args: Any, **kwargs:
     return Label(out.shape, out.fields, out.marks, tags=out.tags | {"activation"})
 
 
+@rule(aten._embedding_bag, aten._embedding_bag_forward_only)
+def embedding_bag(tracer: Tracer, weight: Label, index: Label, *args: Any, **kwargs: Any) -> list[Label]:
+    """Rows of a table, picked by an input and reduced over bags: as `embedding`, one row per bag."""
+    tracer.algebra.rigid(index)
+    bags = Label(tracer.shape[:-1], tags=index.tags)
+    out = embedding(tracer, weight, bags)
+    rest = [tracer.algebra.rigid(Label(shape, tags=index.tags)) for shape in tracer.shapes[1:]]
+    return [out, *rest]
+
+
 @rule(aten.index, aten._unsafe_index)
 def index(tracer: Tracer, x: Label, indices: list[Label | None]) -> Label:
     """``x[i, :, j]``. With constant indices the ids are picked alike; else the indexed axes are frozen."""

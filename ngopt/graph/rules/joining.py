@@ -19,13 +19,12 @@ def cat(tracer: Tracer, parts: Sequence[Label], dim: int = 0) -> Label:
     """Ids are concatenated as the entries are; a mark tells the parts apart."""
     parts = [p for p in parts if p.shape != (0,)]
     dim %= len(tracer.shape)
-    keys = {frozenset(varying(f) - {dim}) for p in parts for f in p.fields}
-    aligned = all(a == b or not a & b for a in keys for b in keys)
-    if not aligned or any(len(_of(p.fields, key, dim)) > 1 for p in parts for key in keys):
-        axes = set().union(*keys) | {dim}
-        parts = [tracer.algebra.rigid(p, axes) for p in parts]
-        keys = {frozenset(varying(f) - {dim}) for p in parts for f in p.fields}
-    fields = [f for key in keys for f in _join_fields(tracer, parts, key, dim)]
+    keys = _keys(parts, dim)
+    clashing = {axis for key in keys if not _fits(parts, key, keys, dim) for axis in key | {dim}}
+    if clashing:
+        parts = [tracer.algebra.rigid(p, clashing) for p in parts]
+        keys = _keys(parts, dim)
+    fields = [_join_fields(tracer, parts, key, dim) for key in keys]
     marks = [_join_marks(parts, key, dim) for key in {frozenset(varying(m) - {dim}) for p in parts for m in p.marks}]
     which = torch.cat([torch.full((p.shape[dim],), i) for i, p in enumerate(parts)])
     marks.append(compress(which.reshape([-1 if a == dim else 1 for a in range(len(tracer.shape))])))
@@ -39,25 +38,28 @@ def _of(fields: Sequence[Tensor], key: frozenset[int], dim: int) -> list[Tensor]
     return [f for f in fields if varying(f) - {dim} == key]
 
 
-def _join_fields(tracer: Tracer, parts: Sequence[Label], key: frozenset[int], dim: int) -> list[Tensor]:
-    """One field over the joined axis. A part that does not vary over ``key`` may wear any ids there."""
-    filler = next((f for p in parts for f in _of(p.fields, key, dim) if dim not in varying(f)), None)
-    pieces = []
+def _keys(parts: Sequence[Label], dim: int) -> set[frozenset[int]]:
+    """The sets of axes, beside the joined one, over which fields of the parts vary."""
+    return {frozenset(varying(f) - {dim}) for p in parts for f in p.fields}
+
+
+def _fits(parts: Sequence[Label], key: frozenset[int], keys: set[frozenset[int]], dim: int) -> bool:
+    """Whether the fields over ``key`` can be joined: one per part, or none where the part does not vary there."""
+    if any(key & other and key != other for other in keys):
+        return False
     for part in parts:
         own = _of(part.fields, key, dim)
-        if own:
-            piece = own[0]
-        elif not key:
-            piece = torch.from_numpy(tracer.algebra.table.new(1)).reshape([1] * len(part.shape))
-        elif filler is not None and not any(varying(m) & key for m in part.marks):
-            piece = filler
-        else:  # this part has positions where the others have neurons
-            for p in parts:
-                for f in _of(p.fields, key, dim):
-                    tracer.algebra.table.freeze(f.numpy().ravel())
-            return []
-        pieces.append(_widen(piece, part.shape, key, dim))
-    return [compress(torch.cat(pieces, dim))]
+        if len(own) > 1 or (not own and key and any(varying(m) & key for m in part.marks)):
+            return False
+    return True
+
+
+def _join_fields(tracer: Tracer, parts: Sequence[Label], key: frozenset[int], dim: int) -> Tensor:
+    """One field over the joined axis. A part that does not vary over ``key`` may wear any ids there."""
+    some = next(f for p in parts for f in _of(p.fields, key, dim))
+    filler = some.narrow(dim, 0, 1) if key else torch.from_numpy(tracer.algebra.table.new(1)).reshape([1] * some.ndim)
+    pieces = [_widen((_of(p.fields, key, dim) or [filler])[0], p.shape, key, dim) for p in parts]
+    return compress(torch.cat(pieces, dim))
 
 
 def _join_marks(parts: Sequence[Label], key: frozenset[int], dim: int) -> Tensor:

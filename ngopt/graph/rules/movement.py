@@ -28,8 +28,11 @@ def reshape(tracer: Tracer, x: Label, *sizes: Any, **kwargs: Any) -> Label:
 )
 def move(tracer: Tracer, x: Label, *args: Any, **kwargs: Any) -> Label | list[Label]:
     """Every output entry is an input entry (or zero), and takes its ids along. Which ids are left is an event."""
-    op = tracer.node.target
-    assert callable(op)
+    op: Any = tracer.node.target
+    if torch.Tag.inplace_view in op.tags:  # squeeze_ and its like: no entry is written
+        op = getattr(getattr(aten, op.overloadpacket.__name__.removesuffix("_")), op._overloadname)
+    if op in (aten.select.int, aten.unbind.int):
+        tracer.condition(x, picked=(args[0] if args else 0) % x.ndim)
     if op in (aten.tril.default, aten.triu.default):  # which entries survive depends on both indices
         return tracer.algebra.rigid(x, (-1, -2))
     shapes = tracer.shapes
@@ -44,7 +47,11 @@ def move(tracer: Tracer, x: Label, *args: Any, **kwargs: Any) -> Label | list[La
 
 
 @rule(aten.as_strided)
-def as_strided(tracer: Tracer, x: Label, *args: Any) -> Label:
-    """Strides of the real tensor say nothing about the ids: give up."""
+def as_strided(tracer: Tracer, x: Label, size: list[int], stride: list[int], offset: int | None = None) -> Label:
+    """A change of memory format keeps every entry in place; other strides say nothing about ids: give up."""
+    real = tracer.node.args[0].meta["val"]  # type: ignore[union-attr]
+    same = all(n == 1 or a == b for n, a, b in zip(size, stride, real.stride(), strict=False))
+    if tuple(size) == x.shape and not offset and (same or set(stride) == set(real.stride())):
+        return x
     tracer.algebra.rigid(x)
     return tracer.algebra.rigid(Label(tracer.shape, tags=x.tags))

@@ -23,10 +23,12 @@ def labels_in(args: Any) -> list[Label]:
     return [leaf for leaf in torch.utils._pytree.tree_leaves(args) if isinstance(leaf, Label)]
 
 
-@rule(aten.clone, aten._to_copy, aten.copy, aten.native_dropout, aten.dropout, aten.contiguous, aten.lift_fresh_copy)
+@rule(aten.clone, aten._to_copy, aten.native_dropout, aten.dropout, aten.contiguous, aten.lift_fresh_copy)
 def pointwise(tracer: Tracer, *args: Any, **kwargs: Any) -> list[Label] | Label:
     """Entry by entry, ``y[p] = f(x1[p], x2[p], ...)``: a permutation of all inputs permutes the output alike."""
     inputs = labels_in((args, kwargs))
+    if len(inputs) > 1:
+        tracer.condition_on_partner(inputs)
     out = tracer.algebra.combine(*inputs, shape=tracer.shape)
     name = tracer.node.target.overloadpacket.__name__  # type: ignore[union-attr]
     if name in ACTIVATIONS and "activation" in out.tags:
@@ -34,7 +36,13 @@ def pointwise(tracer: Tracer, *args: Any, **kwargs: Any) -> list[Label] | Label:
     return [out] * len(tracer.shapes) if len(tracer.shapes) > 1 else out
 
 
-@rule(aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like, aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty)
+@rule(aten.copy)
+def copy(tracer: Tracer, target: Label, source: Label, *args: Any) -> Label:
+    """The entries of ``source``; those of the target are lost."""
+    return tracer.algebra.combine(source, shape=tracer.shape)
+
+
+@rule(aten.empty, aten.empty_strided, aten.new_empty_strided, aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like, aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty)
 def uniform(tracer: Tracer, *args: Any, **kwargs: Any) -> Label:
     """All entries are equal, so any permutation leaves them."""
     return Label(tracer.shape)

@@ -75,4 +75,5 @@ def softmax(tracer: Tracer, x: Label, dim: int, *args: Any, **kwargs: Any) -> La
     total = tracer.algebra.reduce(x, [dim], keepdim=True)
     out = tracer.algebra.combine(x, total)
     tracer.record(out, "softmax")
-    return Label(out.shape, out.fields, out.marks, tags=out.tags | {"softmax"})
+    tags = out.tags | {"attention"} if tracer.attend(x) else out.tags
+    return Label(out.shape, out.fields, out.marks, tags=tags)

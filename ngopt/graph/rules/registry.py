@@ -35,8 +35,24 @@ class Tracer(Protocol):
         """Whether anything reads that output of a call with several."""
         ...
 
-    def condition(self, label: Label, *, groups: int | None = None) -> None:
+    def condition(self, label: Label, *, groups: int | None = None, picked: int | None = None) -> None:
         """Ask for ids of one axis of a parameter that depend on the index of another (heads, experts, groups)."""
+        ...
+
+    def condition_on_partner(self, labels: list[Label]) -> None:
+        """The same, where a parameter meets ids that run over two of its axes at once."""
+        ...
+
+    def roles(self, label: Label, axes: set[int], role: str) -> None:
+        """Note that neurons play a role in attention: "query", "key" or "value"."""
+        ...
+
+    def score(self, queries: tuple[Label, set[int]], keys: tuple[Label, set[int]]) -> str:
+        """A tag for a product of two activations, whose factors are queries and keys if a softmax follows."""
+        ...
+
+    def attend(self, label: Label) -> bool:
+        """Whether a tensor is such a product; gives its factors their roles."""
         ...
 
     def record(self, label: Label, what: str) -> None:
