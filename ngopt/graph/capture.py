@@ -7,6 +7,8 @@ eagerly with `make_fx` on the real tensors, which follows the branch that the ex
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +77,21 @@ def evaluating(module: nn.Module) -> Iterator[None]:
                 m.training = training
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep `torch.export` from printing what it rejects: the eager recording comes next."""
+    loggers = [logging.getLogger(name) for name in ("torch._subclasses", "torch.export", "torch.fx.experimental")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def capture(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:
     """Record ``module(*args, **kwargs)`` in evaluation mode.
 
@@ -82,7 +99,7 @@ def capture(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
         TraceError: the forward pass fails on these inputs, with its error as the cause.
     """
     call = _Call(module)
-    with evaluating(module), warnings.catch_warnings():
+    with evaluating(module), warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         try:
             return _export(call, args, kwargs)

@@ -78,6 +78,7 @@ def fingerprint(graph: NeuralGraph) -> str:
     digest.update(repr(graph.program).encode())
     if graph.symmetries is not None:
         structure = graph.symmetries.structure
+        digest.update(structure.class_of.tobytes())
         digest.update(structure.colour[structure.class_of].tobytes())
         digest.update(structure.table.role.tobytes())
     return digest.hexdigest()[:16]

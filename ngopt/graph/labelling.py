@@ -110,7 +110,8 @@ class Labeller:
                 self.algebra.rigid(label)
         # what this pass did not compute with may be computed with in another (experts that no token chose)
         table = self.result.table
-        table.freeze(np.concatenate([leg.start + np.flatnonzero(~table.touched[leg.start : leg.stop]) for leg in table.legs]))
+        for leg in table.legs:
+            table.freeze(leg.start + np.flatnonzero(~table.touched[leg.start : leg.stop]))
         return self.result
 
     # -- tensors ---------------------------------------------------------------------------------------------------

@@ -123,8 +123,10 @@ class Algebra:
         fields, marks = ([compress(run(field)) for field in group] for group in (x.fields, x.marks))
         out = Label(shape, _dedupe(fields), _dedupe(marks), tags=x.tags)
         if not lossless:
-            for field in out.fields:
-                self.table.paint(field.numpy(), mix(self.table.event()))
+            tangled = {axis for field in out.fields if not is_regular(field) for axis in varying(field)}
+            if tangled:
+                out = self.rigid(out, tangled)
+            self.event(out)
             self._settle(out.fields, out.marks)
         return out
 
@@ -195,6 +197,12 @@ class Algebra:
         for field in x.fields:
             self.table.touched[field.numpy().ravel()] = True
 
+    def event(self, x: Label) -> None:
+        """Something happens to all entries of a tensor alike."""
+        number = mix(self.table.event())
+        for field in x.fields:
+            self.table.paint(field.numpy(), number)
+
     # -- how fields relate ----------------------------------------------------------------------------------------
 
     def block(self, field: Tensor, outside: set[int]) -> Tensor | None:
@@ -202,13 +210,7 @@ class Algebra:
         order = sorted(outside) + [axis for axis in range(field.ndim) if axis not in outside]
         sizes = [field.shape[axis] for axis in order[: len(outside)]]
         ids = field.permute(order).reshape(prod(sizes), -1).numpy()  # [outside, inside]
-        with np.errstate(over="ignore"):
-            # rows must agree in order: what else varies inside may pair up differently with a shuffled row
-            places = mix(np.arange(ids.shape[1]))
-            _, kind = np.unique(mix(mix(ids) + places).sum(1, dtype=np.uint64), return_inverse=True)
-        # number blocks by first appearance, so that block order is index order
-        _, first = np.unique(kind, return_index=True)
-        kind = np.argsort(np.argsort(first))[kind]
+        kind = row_kinds(ids)
         pairs = unique_pairs(ids.ravel(), np.repeat(kind, ids.shape[1]))
         if len(np.unique(pairs[:, 0])) < len(pairs):
             self.table.freeze(ids.ravel())
@@ -295,6 +297,31 @@ class Algebra:
         for i, f in enumerate(fields):
             for g in fields[i + 1 :]:
                 self._relate(f, g)
+
+
+def row_kinds(ids: Ids) -> Ids:
+    """``[row, column] -> [row]``: number the different rows, in order of appearance.
+
+    Rows must agree in order: what else varies along them may pair up differently with a shuffled row.
+    """
+    with np.errstate(over="ignore"):
+        hashes = mix(mix(ids) + mix(np.arange(ids.shape[1]))).sum(1, dtype=np.uint64)
+    _, first, kind = np.unique(hashes, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[kind]
+
+
+def is_regular(field: Tensor) -> bool:
+    """Whether slices along every axis are equal or share no id. Others (circulant tables) tie three things at once."""
+    axes = varying(field)
+    ids = field.numpy()
+    if len(axes) < 2 or len(np.unique(ids)) == ids.size:
+        return True
+    for axis in axes:
+        rows = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)
+        pairs = unique_pairs(rows.ravel(), np.repeat(row_kinds(rows), rows.shape[1]))
+        if len(np.unique(pairs[:, 0])) < len(pairs):
+            return False
+    return True
 
 
 def row_codes(mark: Tensor, outside: set[int]) -> Tensor:

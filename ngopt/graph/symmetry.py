@@ -76,18 +76,19 @@ class Symmetries:
                 yield Generator(self, f"{name}[{i} {i + 1}]", moves)
 
     def random(self, seed: int = 0, sets: list[int] | None = None) -> Generator:
-        """A random element that moves every sibling set (of those listed): disjoint swaps of random neighbours."""
+        """A random element of the group, or of the part that acts on the listed sibling sets.
+
+        Every swap of neighbours takes part with probability one half, independently: two sets that may only move
+        together do not do so by chance.
+        """
         rng = np.random.default_rng(seed)
         moves: Swap = {}
-        chosen = self.structure.sibling_sets if sets is None else [self.structure.sibling_sets[i] for i in sets]
-        for siblings in chosen:
-            start = int(rng.integers(2)) if len(siblings.swaps) > 1 else 0
-            for swap in siblings.swaps[start::2]:
-                if not moves.keys() & swap.keys():
-                    moves |= swap
-                elif len(chosen) == 1 or len(siblings.swaps) < 64:
-                    moves = _compose(swap, moves)
-        return Generator(self, "random", moves)
+        for i, siblings in enumerate(self.structure.sibling_sets):
+            chosen = rng.integers(2, size=len(siblings.swaps))
+            if sets is None or i in sets:
+                for swap in (s for s, takes_part in zip(siblings.swaps, chosen, strict=True) if takes_part):
+                    moves.update({c: moves.get(d, d) for c, d in swap.items()})
+        return Generator(self, "random", {c: d for c, d in moves.items() if c != d})
 
     # -- acting on tensors ---------------------------------------------------------------------------------------------
 
@@ -150,9 +151,3 @@ class Symmetries:
         shape[wish.given], shape[axis] = given, size
         index = (index if wish.given < axis else index.T).reshape(shape)
         return tensor.gather(axis, index.expand(tensor.shape).to(tensor.device))
-
-
-def _compose(outer: Swap, inner: Swap) -> Swap:
-    """``outer`` after ``inner``."""
-    both = {c: outer.get(d, d) for c, d in inner.items()}
-    return {c: d for c, d in ({c: d for c, d in outer.items() if c not in inner} | both).items() if c != d}

@@ -29,6 +29,8 @@ def pointwise(tracer: Tracer, *args: Any, **kwargs: Any) -> list[Label] | Label:
     inputs = labels_in((args, kwargs))
     if len(inputs) > 1:
         tracer.condition_on_partner(inputs)
+    for x in inputs:  # which of the factors is which, and what is done to them, is part of the function
+        tracer.algebra.event(x)
     out = tracer.algebra.combine(*inputs, shape=tracer.shape)
     name = tracer.node.target.overloadpacket.__name__  # type: ignore[union-attr]
     if name in ACTIVATIONS and "activation" in out.tags:
