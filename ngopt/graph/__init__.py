@@ -6,5 +6,14 @@ from ngopt.graph.symmetry import Generator, Symmetries, Symmetry
 from ngopt.graph.trace import trace
 
 __all__ = [
-    "Generator", "NeuralGraph", "NodeGroup", "ParamBlock", "Rule", "Symmetries", "Symmetry", "Tracer", "rule", "trace",
+    "Generator",
+    "NeuralGraph",
+    "NodeGroup",
+    "ParamBlock",
+    "Rule",
+    "Symmetries",
+    "Symmetry",
+    "Tracer",
+    "rule",
+    "trace",
 ]

@@ -22,7 +22,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("factory", help="package.module:callable that returns the module (called without arguments)")
     parser.add_argument(
-        "--input", action="append", required=True, metavar="SHAPE[:int]",
+        "--input",
+        action="append",
+        required=True,
+        metavar="SHAPE[:int]",
         help="shape of a positional input, such as 1,3,224,224; append :int for token ids. Repeat for several inputs",
     )
     parser.add_argument("--draw", metavar="FILE", help="write a picture (png, svg, pdf)")
@@ -36,9 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ImportError, AttributeError, ValueError) as error:
         parser.error(f"cannot get '{options.factory}': {error}. It must read package.module:callable")
     try:
-        graph = trace(
-            model, tuple(map(_example, options.input)), strict=options.strict, certify=not options.no_certify
-        )
+        graph = trace(model, tuple(map(_example, options.input)), strict=options.strict, certify=not options.no_certify)
     except NGOptError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -32,10 +32,14 @@ def build_graph(labelling: Labelling, structure: Structure, certified: bool) -> 
     layouts = {name: _layout(labelling, structure, name) for name in labelling.tensors}
     nodes = _Nodes(structure)
     for name, layout in layouts.items():
-        for axis, way in ((layout.row, ""), (layout.col, " input")):
-            if axis is not None or way == "":
-                ids = _axis_ids(labelling, name, layout, axis)
-                nodes.add(home[structure.class_of[ids.ravel()]], name.removesuffix(".weight") + way)
+        for axis, way in ((layout.col, " input"), (layout.row, "")):
+            if axis is not None or not way:
+                ids = _axis_ids(labelling, name, layout, axis).ravel()
+                nodes.add(
+                    home[structure.class_of[ids]],
+                    name.removesuffix(".weight") + way,
+                    structure.table.role[ids].astype(np.int64),
+                )
     nodes.add_blocks(home)
     node_of = nodes.number()
 
@@ -88,7 +92,9 @@ def _layout(labelling: Labelling, s: Structure, name: str) -> _Layout:
     return _Layout(row, col, wish.given, wish.groups) if wish else _Layout(row, col)
 
 
-def _unfold(shape: tuple[int, ...], layout: _Layout) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, int, int, int]]:
+def _unfold(
+    shape: tuple[int, ...], layout: _Layout
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, int, int, int]]:
     """Sizes, permutation and result of the matrix view; see `ParamBlock`."""
     sizes, places, group = [], {}, []
     for axis, size in enumerate(shape):
@@ -130,11 +136,12 @@ class _Nodes:
         self._by_colour: dict[int, int] = {}
         self._seen = 0
 
-    def add(self, classes: Ids, name: str) -> None:
-        """Add classes in order, unless they are there: those of one colour share a group, frozen ones of one call too."""
+    def add(self, classes: Ids, name: str, roles: Ids) -> None:
+        """Add new classes in order: those of one colour share a group, and so do the frozen ones of a call."""
         _, first = np.unique(classes, return_index=True)
-        new = classes[np.sort(first)]
-        new = new[self.group_of[new] < 0]
+        first = np.sort(first)
+        first = first[self.group_of[classes[first]] < 0]
+        new, roles = classes[first], roles[first]
         self.rank[new] = self._seen + np.arange(len(new))
         self._seen += len(new)
         moving = self.s.mobile[new]
@@ -144,7 +151,8 @@ class _Nodes:
         for i in dict.fromkeys(where.tolist()):
             colour = int(colours[i])
             if colour not in self._by_colour:
-                self._by_colour[colour] = self._group(name, frozen=False)
+                role = int(roles[moving][where == i][0])
+                self._by_colour[colour] = self._group(f"{name} {ROLES[role]}" if role else name, frozen=False)
             self.group_of[new[moving][where == i]] = self._by_colour[colour]
 
     def add_blocks(self, home: Ids) -> None:
@@ -156,7 +164,7 @@ class _Nodes:
                 return
             for p in new.tolist():
                 inside = child[(parent == p) & (self.group_of[child] >= 0)]
-                self.add(np.array([p]), f"{self.names[self.group_of[inside[0]]]} block")
+                self.add(np.array([p]), f"{self.names[self.group_of[inside[0]]]} block", np.zeros(1, np.int64))
 
     def _group(self, name: str, *, frozen: bool) -> int:
         taken, unique = set(self.names), name
@@ -191,7 +199,11 @@ def _describe_groups(
             functions.setdefault(group, {})[what] = None
     return tuple(
         NodeGroup(
-            name, int(starts[i]), int(members[i]), "block" if is_block[i] else "neuron", nodes.frozen[i],
+            name,
+            int(starts[i]),
+            int(members[i]),
+            "block" if is_block[i] else "neuron",
+            nodes.frozen[i],
             tuple(functions.get(i, ())),
         )
         for i, name in enumerate(nodes.names)
@@ -205,9 +217,7 @@ def _links(s: Structure, home: Ids, node_of: Ids) -> Tensor:
     return torch.from_numpy(pairs.T.copy()).reshape(2, -1)
 
 
-def _param_block(
-    labelling: Labelling, s: Structure, name: str, layout: _Layout, home: Ids, node_of: Ids
-) -> ParamBlock:
+def _param_block(labelling: Labelling, s: Structure, name: str, layout: _Layout, home: Ids, node_of: Ids) -> ParamBlock:
     shape = labelling.shapes[name]
     unfold, perm, matrix_shape = _unfold(shape, layout)
     row_ids = _axis_ids(labelling, name, layout, layout.row)
@@ -217,7 +227,11 @@ def _param_block(
         return torch.from_numpy(node_of[home[s.class_of[ids]]])
 
     return ParamBlock(
-        name, shape, unfold, perm, matrix_shape,
+        name,
+        shape,
+        unfold,
+        perm,
+        matrix_shape,
         row_nodes=nodes(row_ids),
         row_slots=_slots(s, row_ids, home),
         col_nodes=None if col_ids is None else nodes(col_ids),

@@ -134,7 +134,7 @@ def _export(call: _Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Prog
             assert target is not None
             tensors[name] = target.removeprefix("module.")
         elif spec.kind == InputKind.CONSTANT_TENSOR:
-            constants[name] = exported.constants[target]
+            constants[name] = exported.constants[str(target)]
     by_name = {node.name: node for node in exported.graph.nodes}
     outputs = tuple(
         by_name[spec.arg.name]
@@ -164,7 +164,7 @@ def _record(call: _Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Prog
 
     # state and inputs are copied, so that in-place writes of the module reach no one
     clones = [t.detach().clone() for t in state.values()], [leaves[i].detach().clone() for i in inputs]
-    table = {
+    table: dict[Any, Any] = {
         **core_aten_decompositions(),
         **get_decompositions([torch.ops.aten._scaled_dot_product_flash_attention_for_cpu]),
     }

@@ -1,20 +1,25 @@
-"""Draw a neural graph, group by group: boxes are node groups, lines are parameters."""
+"""Draw a neural graph: node groups as columns, parameters as links between them, one row each."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from os import PathLike
+from typing import Any
 
 from ngopt.graph.export import groups_at
-from ngopt.graph.neural_graph import NeuralGraph
+from ngopt.graph.neural_graph import NeuralGraph, NodeGroup
 
-COLOURS = {"fixed": "#d9d9d9", "neuron": "#a6cee3", "block": "#fdbf6f"}
+COLOURS = {"fixed": "#dddddd", "neuron": "#a6cee3", "block": "#fdbf6f"}
+INK, LINK, VECTOR = "#333333", "#1f5f8b", "#b15928"
+COLUMN, ROW, HEAD, MARGIN = 1.75, 0.26, 1.15, 2.4  # inches
+MAX_ROWS = 90
 
 
 def draw(graph: NeuralGraph, path: str | PathLike[str]) -> None:
-    """Draw node groups as boxes, in the order in which information flows, with parameters as lines between them.
+    """Draw the graph to an image file (format by suffix).
 
-    Boxes say how many nodes they hold, which functions these pass through, and the symmetric group that acts on them.
+    Columns are node groups, headed by their size, the functions that they pass through and the symmetric group that
+    acts on them. An arrow is a weight, from the neurons it reads to those it writes; a dot is a bias or scale; a dashed
+    line leads from neurons to the blocks (attention heads, ...) that they belong to.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -25,105 +30,79 @@ def draw(graph: NeuralGraph, path: str | PathLike[str]) -> None:
     except ImportError as error:
         raise ImportError("drawing needs matplotlib: pip install 'ngopt[train]'") from error
 
-    edges = _edges(graph)
-    places = _places(graph, edges)
-    columns = max((x for x, _ in places.values()), default=0) + 1
-    rows = max((y for _, y in places.values()), default=0) + 1
-    figure = Figure(figsize=(max(6.0, 2.9 * columns), max(3.0, 1.75 * rows + 1.2)))
+    column = {group.name: i for i, group in enumerate(graph.groups)}
+    blocks = graph.blocks[:MAX_ROWS]
+    memberships = _memberships(graph)
+    rows = len(blocks) + len(memberships) + (len(graph.blocks) > MAX_ROWS)
+    width, height = MARGIN + COLUMN * len(column), HEAD + 0.65 + ROW * (rows + 1)
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    axes.set_xlim(-0.6, columns - 0.4)
-    axes.set_ylim(-rows + 0.25, 1.0)
+    axes.set_xlim(-MARGIN, width - MARGIN)
+    axes.set_ylim(-ROW * (rows + 1), HEAD + 0.65)
 
-    for (source, target), names in edges.items():
-        (x1, y1), (x2, y2) = places[source], places[target]
-        bend = 0.0 if x2 - x1 == 1 and y1 == y2 else 0.25 if source != target else 0.9
-        axes.annotate(
-            "", (x2 - 0.33, -y2), (x1 + 0.33, -y1), zorder=1,
-            arrowprops={"arrowstyle": "-|>", "color": "#555555", "lw": 1.1, "connectionstyle": f"arc3,rad={-bend}"},
-        )
-        middle = ((x1 + x2) / 2, -(y1 + y2) / 2 + bend * max(abs(x2 - x1), 0.4) * 0.5 + 0.07)
-        axes.text(*middle, _short(names), ha="center", va="bottom", fontsize=7, color="#555555", zorder=3)
-
-    actions = defaultdict(list)
-    for s in graph.symmetries or ():
-        actions[s.name].append(f"$S_{{{s.degree}}}$" + (f"$^{{{s.copies}}}$" if s.copies > 1 else ""))
-    for index, group in enumerate(graph.groups):
-        x, y = places[index]
-        kind = "fixed" if group.frozen else group.kind
-        lines = [_clip(group.name, 24), f"{group.size:,} {'blocks' if group.kind == 'block' else 'neurons'}"]
-        lines += [" ".join(group.activations[:3])] if group.activations else []
-        lines += [" ".join(actions[group.name])] if actions[group.name] else ["fixed"] if group.frozen else []
-        axes.text(
-            x, -y, "\n".join(lines), ha="center", va="center", fontsize=8, zorder=4,
-            bbox={"boxstyle": "round,pad=0.45", "facecolor": COLOURS[kind], "edgecolor": "#444444", "lw": 0.8},
-        )
+    x = {name: COLUMN * (i + 0.5) for name, i in column.items()}
+    actions = _actions(graph)
+    for group in graph.groups:
+        axes.plot([x[group.name]] * 2, [0, -ROW * (rows + 0.5)], color="#cccccc", lw=1, zorder=0)
+        _head(axes, group, x[group.name], actions.get(group.name, ""))
+    for row, block in enumerate(blocks, 1):
+        y = -ROW * row
+        axes.text(-0.1, y, _clip(block.name, 38), ha="right", va="center", fontsize=6.5, color=INK)
+        targets = [x[name] for name in groups_at(graph, block.row_nodes)]
+        if block.col_nodes is None:
+            axes.plot(targets, [y] * len(targets), "o", color=VECTOR, ms=4)
+        else:
+            for source in (x[name] for name in groups_at(graph, block.col_nodes)):
+                for target in targets:
+                    _arrow(axes, source, target, y)
+    for row, (child, parent) in enumerate(memberships, len(blocks) + 1):
+        y = -ROW * row
+        axes.text(-0.1, y, "belongs to", ha="right", va="center", fontsize=6.5, color=INK, style="italic")
+        axes.plot([x[child], x[parent]], [y, y], "--", color="#e08214", lw=1.2)
+        axes.plot([x[parent]], [y], "s", color="#e08214", ms=4)
+    if len(graph.blocks) > MAX_ROWS:
+        text = f"… and {len(graph.blocks) - MAX_ROWS} more parameters"
+        axes.text(-0.1, -ROW * rows, text, ha="right", va="center", fontsize=6.5)
     note = "certified by numbers" if graph.certified else "not certified"
     title = f"{graph.num_nodes:,} nodes, {graph.num_parameters:,} parameters; symmetries {note}"
-    axes.text(-0.55, 0.93, title, fontsize=9, va="top")
-    for i, (kind, colour) in enumerate(COLOURS.items()):
-        axes.text(
-            -0.5 + 0.45 * i, 0.66, kind, fontsize=8, va="center",
-            bbox={"boxstyle": "round,pad=0.25", "facecolor": colour, "edgecolor": "#444444", "lw": 0.6},
-        )
-    figure.savefig(path, dpi=130)
+    axes.text(-MARGIN + 0.1, HEAD + 0.45, title, fontsize=9, va="center", color=INK)
+    figure.savefig(path, dpi=140)
 
 
-def _edges(graph: NeuralGraph) -> dict[tuple[int, int], list[str]]:
-    """(in group, out group) -> parameters between them; only matrices, vectors belong to their neurons."""
-    index = {group.name: i for i, group in enumerate(graph.groups)}
-    edges: dict[tuple[int, int], list[str]] = defaultdict(list)
-    for block in graph.blocks:
-        if block.col_nodes is not None:
-            for source in groups_at(graph, block.col_nodes):
-                for target in groups_at(graph, block.row_nodes):
-                    edges[index[source], index[target]].append(block.name)
-    return edges
+def _head(axes: Any, group: NodeGroup, x: float, action: str) -> None:
+    kind = "fixed" if group.frozen else group.kind
+    what = "blocks" if group.kind == "block" else "neurons"
+    lines = [_clip(group.name, 21), f"{group.size:,} {what}", _clip(" ".join(group.activations), 21), action or "fixed"]
+    box = {"boxstyle": "round,pad=0.35", "facecolor": COLOURS[kind], "edgecolor": INK, "lw": 0.7}
+    axes.text(x, HEAD / 2, "\n".join(line for line in lines if line), ha="center", va="center", fontsize=7, bbox=box)
 
 
-def _places(graph: NeuralGraph, edges: dict[tuple[int, int], list[str]]) -> dict[int, tuple[int, int]]:
-    """Column and row of each group: one column after the first group that feeds it, blocks under their members."""
-    column: dict[int, int] = {}
-    sources = defaultdict(list)
-    for source, target in edges:
-        sources[target].append(source)
-    for index, group in enumerate(graph.groups):
-        if group.kind == "neuron" and not sources[index]:
-            column[index] = 0
-    changed = True
-    while changed:
-        changed = False
-        for target in range(len(graph.groups)):
-            known = [column[s] for s in sources[target] if s in column]
-            if target not in column and known:
-                column[target] = min(known) + 1
-                changed = True
-    members = defaultdict(list)
-    starts = [group.start for group in graph.groups]
-    for child, parent in graph.links.T.tolist():
-        members[_find(starts, parent)].append(_find(starts, child))
-    for index in range(len(graph.groups)):
-        if index not in column:
-            column[index] = max((column.get(m, 0) for m in members[index]), default=0)
-    rows: dict[int, int] = defaultdict(int)
-    places = {}
-    for index in sorted(range(len(graph.groups)), key=lambda i: (graph.groups[i].kind == "block", i)):
-        places[index] = column[index], rows[column[index]]
-        rows[column[index]] += 1
-    return places
+def _arrow(axes: Any, source: float, target: float, y: float) -> None:
+    style = {"arrowstyle": "-|>", "color": LINK, "lw": 1.1, "shrinkA": 0, "shrinkB": 0}
+    if source == target:  # a neuron group that writes to itself
+        style["connectionstyle"] = "arc3,rad=-1.2"
+        axes.annotate("", (target, y - 0.05), (source, y + 0.05), arrowprops=style)
+        axes.plot([source], [y], "D", color=LINK, ms=3.5)
+    else:
+        axes.annotate("", (target, y), (source, y), arrowprops=style)
 
 
-def _find(starts: list[int], node: int) -> int:
-    from bisect import bisect_right
+def _actions(graph: NeuralGraph) -> dict[str, str]:
+    """The symmetric group that acts on each node group, as mathematical text."""
+    return {
+        s.name: f"$S_{{{s.degree}}}" + (f"^{{{s.copies}}}$" if s.copies > 1 else "$") for s in graph.symmetries or ()
+    }
 
-    return bisect_right(starts, node) - 1
+
+def _memberships(graph: NeuralGraph) -> list[tuple[str, str]]:
+    """Pairs of node groups: members, blocks."""
+    pairs = {}
+    for child, parent in graph.links.T.unique(dim=0).tolist() if graph.links.numel() else ():
+        pairs[graph.group_of(child).name, graph.group_of(parent).name] = graph.group_of(parent)
+    return [names for names, parent in pairs.items() if parent.kind == "block"]
 
 
 def _clip(text: str, width: int) -> str:
     return text if len(text) <= width else "…" + text[-width + 1 :]
-
-
-def _short(names: list[str]) -> str:
-    shown = [_clip(name, 22) for name in names[:2]]
-    return "\n".join(shown + ([f"and {len(names) - 2} more"] if len(names) > 2 else []))

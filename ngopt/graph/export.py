@@ -29,7 +29,9 @@ def to_pyg(graph: NeuralGraph, state: Mapping[str, Tensor] | None = None) -> Dat
     """
     from torch_geometric.data import Data
 
-    pieces: dict[str, list[Tensor]] = {key: [] for key in ("edge_index", "edge_block", "edge_tap", "edge_row_slot", "edge_col_slot")}
+    pieces: dict[str, list[Tensor]] = {
+        key: [] for key in ("edge_index", "edge_block", "edge_tap", "edge_row_slot", "edge_col_slot")
+    }
     values = []
     for i, block in enumerate(graph.blocks):
         rows, cols, taps, row_slots, col_slots = _entries(block)
@@ -56,10 +58,12 @@ def to_pyg(graph: NeuralGraph, state: Mapping[str, Tensor] | None = None) -> Dat
 
 def _entries(block: ParamBlock) -> tuple[Tensor, ...]:
     """Row node, column node, tap, row slot and column slot of every entry, in the order of the matrix view."""
-    groups, rows, cols, taps = block.matrix_shape
+    taps = block.matrix_shape[3]
 
     def wide(index: Tensor, axis: int) -> Tensor:
-        return (index[:, :, None, None] if axis == 1 else index[:, None, :, None]).expand(block.matrix_shape).reshape(-1)
+        return (
+            (index[:, :, None, None] if axis == 1 else index[:, None, :, None]).expand(block.matrix_shape).reshape(-1)
+        )
 
     tap = torch.arange(taps).expand(block.matrix_shape).reshape(-1)
     row, row_slot = wide(block.row_nodes, 1), wide(block.row_slots, 1)
@@ -86,17 +90,23 @@ def fingerprint(graph: NeuralGraph) -> str:
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    ]
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
 
 
 def summary(graph: NeuralGraph) -> str:
     """See `NeuralGraph.summary`."""
-    groups = [
-        (g.name, g.kind, str(g.size), "fixed" if g.frozen else "", " ".join(g.activations)) for g in graph.groups
-    ]
+    groups = [(g.name, g.kind, str(g.size), "fixed" if g.frozen else "", " ".join(g.activations)) for g in graph.groups]
     blocks = [
-        (b.name, b.role, "x".join(map(str, b.shape)) or "scalar", _between(graph, b), " ".join(f"={a}" for a in b.aliases))
+        (
+            b.name,
+            b.role,
+            "x".join(map(str, b.shape)) or "scalar",
+            _between(graph, b),
+            " ".join(f"={a}" for a in b.aliases),
+        )
         for b in graph.blocks
     ]
     symmetries = [
@@ -105,7 +115,7 @@ def summary(graph: NeuralGraph) -> str:
     note = "certified by numbers" if graph.certified else "not certified"
     return "\n".join(
         [
-            f"Neural graph: {graph.num_nodes:,} nodes in {len(graph.groups)} groups, {graph.num_parameters:,} parameters",
+            f"{graph.num_nodes:,} nodes in {len(graph.groups)} groups, {graph.num_parameters:,} parameters",
             "",
             *_table(("nodes", "kind", "size", "", "functions"), groups),
             "",

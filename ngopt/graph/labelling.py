@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ngopt.errors import UnsupportedOpError
 from ngopt.graph.capture import Program
+from ngopt.graph.conditional import Conditional, Legs, Retrace, grouped, paired, stacked
 from ngopt.graph.labels import Algebra, Label, axis_marks, compress, varying
 from ngopt.graph.neurons import ROLES, NeuronTable
 from ngopt.graph.rules import RULES  # noqa: F401  (importing the package registers the rules)
@@ -22,23 +24,6 @@ from ngopt.graph.rules.registry import Rule, find_rule
 
 MAX_CONSTANT = 1 << 22  # entries of constants that are evaluated
 LEARNED_BUFFERS = ("running_mean", "running_var", "_u", "_v", "weight_u", "weight_v")
-
-
-@dataclass(frozen=True)
-class Conditional:
-    """Ids of one axis of a tensor that depend on which of ``groups`` groups the index of axis ``given`` is in."""
-
-    tensor: str
-    axis: int
-    given: int
-    groups: int
-
-
-class Retrace(Exception):
-    """A parameter turned out to need conditional ids: start again with them."""
-
-    def __init__(self, conditional: Conditional) -> None:
-        self.conditional = conditional
 
 
 @dataclass
@@ -98,7 +83,8 @@ class Labeller:
 
     def run(self) -> Labelling:
         """Label the whole program."""
-        for self.node in self.program.graph.nodes:
+        for node in self.program.graph.nodes:
+            self.node = node
             if self.node.op == "placeholder":
                 self.env[self.node] = self._placeholder()
             elif self.node.op == "get_attr":
@@ -175,7 +161,11 @@ class Labeller:
     def _constant(self, value: Tensor) -> Label:
         """A constant: position codes along the axes on which it varies."""
         shape = tuple(value.shape)
-        if value.device.type == "meta" or value.numel() > MAX_CONSTANT or type(value) not in (Tensor, nn.Parameter, nn.Buffer):
+        if (
+            value.device.type == "meta"
+            or value.numel() > MAX_CONSTANT
+            or type(value) not in (Tensor, nn.Parameter, nn.Buffer)
+        ):
             return Label(shape, marks=axis_marks(shape))
         value = value.detach().cpu()
         return Label(shape, marks=axis_marks(shape, varying(compress(value))), value=value)
@@ -232,7 +222,8 @@ class Labeller:
             path = self.program.module_path.get(self.node.name, "")
             if self.strict:
                 raise UnsupportedOpError(
-                    f"no rule for op '{name}' (in module '{path or '<root>'}'). Add one with @ngopt.graph.rule({name}), "
+                    f"no rule for op '{name}' (in module '{path or '<root>'}'). Add one with "
+                    f"@ngopt.graph.rule(torch.ops.{name}), "
                     "or trace with strict=False to freeze the neurons that it touches."
                 )
             self.result.unsupported.setdefault(name, path)
@@ -289,7 +280,7 @@ class Labeller:
             self.roles(*keys, "key")
         return bool(numbers)
 
-    def _legs(self, label: Label, axes: set[int] | None = None) -> list[tuple[Tensor, str, int]]:
+    def _legs(self, label: Label, axes: set[int] | None = None) -> Legs:
         """Fields that are whole axes of tensors: (field, tensor, axis)."""
         if "activation" in label.tags:
             return []
@@ -314,49 +305,33 @@ class Labeller:
             self.result.attributes.setdefault(tensor, {k: str(v) for k, v in values.items()})
 
     def condition(self, label: Label, *, groups: int | None = None, picked: int | None = None) -> None:
-        """Ask for conditional ids where one axis of a parameter picks among groups of another.
-
-        With ``groups``: axis 1 given the group of axis 0 (grouped convolution). With ``picked``: one index of that axis
-        is read at a time (an expert). Without: a batched product reads one matrix per index of another axis.
-        """
+        """Ask for conditional ids; see `ngopt.graph.conditional`."""
         legs = self._legs(label)
-        for f, tensor, axis in legs:
-            rank = len(self.result.shapes[tensor])
-            if groups is not None:
-                if axis == 1 and label.ndim > 1:
-                    self._wish(tensor, 1, 0, groups)
-                continue
-            for g, other, before in legs:
-                batched = label.ndim == 3 and varying(g) == {0} and 0 not in varying(f)
-                merged = varying(f) == varying(g) and len(varying(f)) == 1
-                one_by_one = picked is not None and varying(g) == {picked} and picked not in varying(f)
-                if other == tensor and before < axis and rank == 3 and (one_by_one if picked is not None else batched or merged):
-                    self._wish(tensor, axis, before, self.result.shapes[tensor][before])
+        if groups is not None:
+            self._wish(grouped(label, legs, groups))
+        else:
+            self._wish(stacked(label, legs, self.result.shapes, picked))
 
     def condition_on_partner(self, labels: list[Label]) -> None:
-        """A parameter meets a field that runs over two of its axes at once: its ids must, too (biases of heads, experts)."""
-        for x in labels:
-            legs = self._legs(x)
-            for f, tensor, axis in legs:
-                for g, other, before in legs:
-                    if other != tensor or before >= axis or len(varying(f)) != 1 or len(varying(g)) != 1:
-                        continue
-                    both = {a - x.ndim for a in varying(f) | varying(g)}
-                    for partner in labels:
-                        for h in partner.fields:
-                            axes = {a - partner.ndim for a in varying(h)}
-                            if partner is not x and axes == both and len(torch.unique(h)) == h.numel():
-                                self._wish(tensor, axis, before, self.result.shapes[tensor][before])
+        """The same, where a parameter meets ids that run over two of its axes at once."""
+        self._wish(paired(labels, [self._legs(x) for x in labels], self.result.shapes))
 
-    def _wish(self, tensor: str, axis: int, given: int, groups: int) -> None:
+    def _wish(self, wishes: Iterator[Conditional]) -> None:
         """Start again with conditional ids, unless these are conditional already or others are given them."""
         taken = self.result.conditionals
-        if (tensor, axis) not in taken and (tensor, given) not in taken:
-            raise Retrace(Conditional(tensor, axis, given, groups))
+        for wish in wishes:
+            if (wish.tensor, wish.axis) not in taken and (wish.tensor, wish.given) not in taken:
+                raise Retrace(wish)
 
 
 _SHAPES_ONLY = {
-    torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.expand.default,
-    torch.ops.aten.clone.default, torch.ops.aten.full.default, torch.ops.aten.arange.start_step,
-    torch.ops.aten.cat.default, torch.ops.aten._to_copy.default, torch.ops.aten.full_like.default,
+    torch.ops.aten.view.default,
+    torch.ops.aten._unsafe_view.default,
+    torch.ops.aten.expand.default,
+    torch.ops.aten.clone.default,
+    torch.ops.aten.full.default,
+    torch.ops.aten.arange.start_step,
+    torch.ops.aten.cat.default,
+    torch.ops.aten._to_copy.default,
+    torch.ops.aten.full_like.default,
 }

@@ -66,7 +66,7 @@ def axis_marks(shape: Sequence[int], axes: Iterable[int] | None = None) -> tuple
 
 
 def reshape_field(field: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
-    """Reshape a field as the tensor it broadcasts to, expanding only axes that are merged or split with a varying one."""
+    """Reshape a field as the tensor it broadcasts to, expanding only axes that are merged with a varying one."""
     pieces: list[int] = []
     sizes = list(field.shape)
     i = j = 0
@@ -93,7 +93,9 @@ def reshape_field(field: Tensor, old: Sequence[int], new: Sequence[int]) -> Tens
 def _dedupe(fields: Iterable[Tensor]) -> tuple[Tensor, ...]:
     kept: list[Tensor] = []
     for field in fields:
-        if field.numel() > 1 and not any(f is field or (f.shape == field.shape and torch.equal(f, field)) for f in kept):
+        if field.numel() > 1 and not any(
+            f is field or (f.shape == field.shape and torch.equal(f, field)) for f in kept
+        ):
             kept.append(field)
     return tuple(kept)
 

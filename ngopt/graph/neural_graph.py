@@ -10,6 +10,7 @@ rows are the neurons written to (out), columns the neurons read from (in). Nothi
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -125,6 +126,10 @@ class NeuralGraph:
     def num_parameters(self) -> int:
         """Number of parameter entries."""
         return sum(block.numel for block in self.blocks)
+
+    def group_of(self, node: int) -> NodeGroup:
+        """The group that a node is in."""
+        return self.groups[bisect_right(self.groups, node, key=lambda group: group.start) - 1]
 
     def generators(self) -> Iterator[Generator]:
         """Permutations that generate all discovered symmetries; see `Generator.apply`."""

@@ -21,7 +21,7 @@ Ids = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
 
-def mix(x: NDArray | int) -> Hashes:
+def mix(x: NDArray | np.generic | int) -> Hashes:
     """Scramble integers to 64 bits that look random (the finaliser of SplitMix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         z = np.asarray(x).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)

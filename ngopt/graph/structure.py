@@ -67,7 +67,7 @@ class Structure:
                 return
 
     def _member_keys(self, frozen: frozenset[int]) -> Hashes:
-        """``[id]`` tells the ids of a class apart; ids that cannot be told apart get keys of their own, which freezes."""
+        """``[id]`` tells the ids of a class apart; those that look alike get keys of their own, which freezes."""
         key, doubtful = self.table.colour.copy(), np.zeros(0, np.int64)
         kinds = 0
         while True:
@@ -165,13 +165,13 @@ class Structure:
         return counts[inverse] > 1
 
     def swap(self, a: int, b: int) -> Swap | None:
-        """Exchange two classes and all that this forces, matching children in order; None where it does not work out."""
+        """Exchange two classes and all that this forces, matching children in order; None if it does not work."""
         moves: Swap = {a: b, b: a}
         todo = [(a, b)]
         while todo:
             x, y = todo.pop()
             for mine, theirs in ((self.up, self.up), (self.down, self.down)):
-                left, right = mine.get(x, ()), theirs.get(y, ())
+                left, right = mine.get(x, []), theirs.get(y, [])
                 if len(left) != len(right):
                     return None
                 if mine is self.up or left:
@@ -226,7 +226,7 @@ class Structure:
         is_block = bool(self.is_block[members[0]])
         runs: list[tuple[list[int], list[Swap]]] = []
         for c in members:
-            for chain, swaps in runs[: -4 : -1]:
+            for chain, swaps in runs[:-4:-1]:
                 moves = self.swap(chain[-1], c)
                 if moves is not None and (is_block or not any(self.is_block[n] for n in moves)):
                     chain.append(c)

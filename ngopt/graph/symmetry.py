@@ -93,7 +93,7 @@ class Symmetries:
     # -- acting on tensors ---------------------------------------------------------------------------------------------
 
     def index_maps(self, moves: Swap) -> dict[str, dict[int, Tensor]]:
-        """For every tensor that moves: axis -> source index of each index (``[size]``, or full shape if conditional)."""
+        """For every tensor that moves: axis -> where each of the ids of that axis comes from."""
         table = self.structure.table
         moved_ids = np.flatnonzero(np.isin(self.structure.class_of, np.fromiter(moves, np.int64, len(moves))))
         starts = np.array([leg.start for leg in table.legs])
@@ -129,7 +129,7 @@ class Symmetries:
         shape = self.labelling.shapes[name]
         if tuple(tensor.shape) != shape:
             raise GraphMismatchError(
-                f"'{alias}' has shape {tuple(tensor.shape)}, but the graph was traced with {shape}: trace the module again"
+                f"'{alias}' has shape {tuple(tensor.shape)}, but the graph was traced with {shape}: trace again"
             )
         plain = {a: m for a, m in axes.items() if (name, a) not in self.labelling.conditionals}
         for axis, source in plain.items():

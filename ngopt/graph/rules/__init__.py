@@ -4,7 +4,17 @@ Look-up order: a rule for the op; view ops (the op itself runs on the ids); poin
 otherwise everything the op touches is frozen, which is sound and merely less symmetric.
 """
 
-from ngopt.graph.rules import contraction, convolution, indexing, joining, movement, normalisation, pointwise, reduction, spatial
+from ngopt.graph.rules import (  # noqa: F401  (importing them registers their rules)
+    contraction,
+    convolution,
+    indexing,
+    joining,
+    movement,
+    normalisation,
+    pointwise,
+    reduction,
+    spatial,
+)
 from ngopt.graph.rules.registry import RULES, Rule, Tracer, rule
 
 __all__ = ["RULES", "Rule", "Tracer", "rule"]

@@ -56,8 +56,15 @@ def addmm(tracer: Tracer, bias: Label, a: Label, b: Label, **kwargs: Any) -> Lab
 
 @rule(aten._trilinear)
 def trilinear(
-    tracer: Tracer, a: Label, b: Label, c: Label, expand1: list[int], expand2: list[int], expand3: list[int],
-    sumdim: list[int], unroll: int = 1,
+    tracer: Tracer,
+    a: Label,
+    b: Label,
+    c: Label,
+    expand1: list[int],
+    expand2: list[int],
+    expand3: list[int],
+    sumdim: list[int],
+    unroll: int = 1,
 ) -> Label:
     """Three factors, unsqueezed, multiplied and summed (`nn.Bilinear`)."""
     factors = []

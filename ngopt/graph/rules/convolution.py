@@ -13,8 +13,16 @@ aten = torch.ops.aten
 
 @rule(aten.convolution)
 def convolution(
-    tracer: Tracer, x: Label, weight: Label, bias: Label | None, stride: list[int], padding: list[int],
-    dilation: list[int], transposed: bool, output_padding: list[int], groups: int,
+    tracer: Tracer,
+    x: Label,
+    weight: Label,
+    bias: Label | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
 ) -> Label:
     """``out[n, (g o)] = sum_i w[(g o), i] * x[n, (g i)]``, with ``*`` over pixels and taps.
 
@@ -29,7 +37,13 @@ def convolution(
     tracer.direction(weight, {1}, "out" if transposed else "in")  # first: conditional ids vary along axis 0 too
     tracer.direction(weight, {0}, "in" if transposed else "out")
     tracer.attribute(
-        weight, op="convolution", stride=stride, padding=padding, dilation=dilation, groups=groups, transposed=transposed
+        weight,
+        op="convolution",
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        transposed=transposed,
     )
     pixels = range(2, spatial + 2)
     channels = algebra.reduce(algebra.rigid(batched, pixels), pixels, keepdim=False)  # [n, (g i)]

@@ -52,13 +52,20 @@ def index(tracer: Tracer, x: Label, indices: list[Label | None]) -> Label:
         for i in given:
             tracer.algebra.rigid(i)
         x = tracer.algebra.rigid(x, indexed)
-    picks = [None if i is None else i.value if i.value is not None else torch.zeros(i.shape, dtype=torch.long) for i in indices]
+    picks = [
+        None if i is None else i.value if i.value is not None else torch.zeros(i.shape, dtype=torch.long)
+        for i in indices
+    ]
 
     def pick(field: Tensor) -> Tensor:
         return torch.ops.aten.index(field.expand(x.shape), picks)
 
     if any(i is not None and i.dtype == torch.bool for i in picks):
-        return tracer.algebra.rigid(Label(tracer.shape, tags=x.tags | {"activation"})) if not known else tracer.algebra.moved(x, tracer.shape, pick, lossless=False)
+        return (
+            tracer.algebra.rigid(Label(tracer.shape, tags=x.tags | {"activation"}))
+            if not known
+            else tracer.algebra.moved(x, tracer.shape, pick, lossless=False)
+        )
     out = tracer.algebra.moved(x, tracer.shape, pick, lossless=False)
     if not known:
         rank = max(i.ndim for i in given)
@@ -77,7 +84,7 @@ def index_select(tracer: Tracer, x: Label, dim: int, picks: Label) -> Label:
 
 @rule(aten.gather)
 def gather(tracer: Tracer, x: Label, dim: int, picks: Label, **kwargs: Any) -> Label:
-    """``out[.., i, ..] = x[.., picks[.., i, ..], ..]``: the picked axis is frozen, others must fit those of the index."""
+    """``out[.., i, ..] = x[.., picks[.., i, ..], ..]``: the picked axis is frozen."""
     dim %= max(x.ndim, 1)
     rest = without_axis(tracer, x, dim)
     fits = all(a == b for axis, (a, b) in enumerate(zip(x.shape, picks.shape, strict=True)) if axis != dim)
@@ -89,8 +96,15 @@ def gather(tracer: Tracer, x: Label, dim: int, picks: Label, **kwargs: Any) -> L
 
 
 @rule(
-    aten.scatter, aten.scatter_add, aten.scatter_reduce, aten.index_add, aten.index_copy, aten.index_put,
-    aten.slice_scatter, aten.select_scatter, aten._unsafe_index_put,
+    aten.scatter,
+    aten.scatter_add,
+    aten.scatter_reduce,
+    aten.index_add,
+    aten.index_copy,
+    aten.index_put,
+    aten.slice_scatter,
+    aten.select_scatter,
+    aten._unsafe_index_put,
 )
 def scatter(tracer: Tracer, x: Label, *args: Any, **kwargs: Any) -> Label:
     """Entries written at given places of some axes: those axes are frozen, others keep the ids of both."""
@@ -122,7 +136,9 @@ def scatter(tracer: Tracer, x: Label, *args: Any, **kwargs: Any) -> Label:
             source = Label((1,) * x.ndim)
         if places.ndim == x.ndim:
             source = algebra.combine(source, algebra.rigid(places, [dim]))
-    if source.ndim != x.ndim or any(a not in (b, 1) for i, (a, b) in enumerate(zip(source.shape, x.shape, strict=True)) if i != dim):
+    if source.ndim != x.ndim or any(
+        a not in (b, 1) for i, (a, b) in enumerate(zip(source.shape, x.shape, strict=True)) if i != dim
+    ):
         algebra.rigid(source)
         return algebra.rigid(x)
     out = algebra.combine(without_axis(tracer, x, dim), without_axis(tracer, source, dim), shape=x.shape)

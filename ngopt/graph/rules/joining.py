@@ -66,7 +66,11 @@ def _join_marks(parts: Sequence[Label], key: frozenset[int], dim: int) -> Tensor
     pieces = []
     for part in parts:
         own = [m for m in part.marks if varying(m) - {dim} == key]
-        codes = unique_codes([_widen(m, part.shape, key, dim) for m in own]) if own else torch.zeros([1] * len(part.shape), dtype=torch.long)
+        codes = (
+            unique_codes([_widen(m, part.shape, key, dim) for m in own])
+            if own
+            else torch.zeros([1] * len(part.shape), dtype=torch.long)
+        )
         pieces.append(_widen(codes, part.shape, key, dim))
     return compress(torch.cat(pieces, dim))
 

@@ -23,8 +23,19 @@ def reshape(tracer: Tracer, x: Label, *sizes: Any, **kwargs: Any) -> Label:
 
 
 @rule(
-    aten.flip, aten.repeat, aten.tile, aten.roll, aten.rot90, aten.repeat_interleave.self_int, aten.split_with_sizes_copy,
-    aten.channel_shuffle, aten.native_channel_shuffle, aten.pixel_shuffle, aten.pixel_unshuffle, aten.tril, aten.triu,
+    aten.flip,
+    aten.repeat,
+    aten.tile,
+    aten.roll,
+    aten.rot90,
+    aten.repeat_interleave.self_int,
+    aten.split_with_sizes_copy,
+    aten.channel_shuffle,
+    aten.native_channel_shuffle,
+    aten.pixel_shuffle,
+    aten.pixel_unshuffle,
+    aten.tril,
+    aten.triu,
 )
 def move(tracer: Tracer, x: Label, *args: Any, **kwargs: Any) -> Label | list[Label]:
     """Every output entry is an input entry (or zero), and takes its ids along. Which ids are left is an event."""

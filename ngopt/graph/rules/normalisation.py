@@ -20,7 +20,9 @@ def per_channel(tracer: Tracer, vector: Label, ndim: int) -> Label:
 
 
 @rule(aten.native_layer_norm, aten._fused_rms_norm)
-def layer_norm(tracer: Tracer, x: Label, shape: list[int], weight: Any = None, bias: Any = None, *rest: Any) -> list[Label]:
+def layer_norm(
+    tracer: Tracer, x: Label, shape: list[int], weight: Any = None, bias: Any = None, *rest: Any
+) -> list[Label]:
     """Mean and variance are symmetric in the normalised axes; scale and shift belong to the entries they multiply."""
     axes = range(x.ndim - len(shape), x.ndim)
     statistics = tracer.algebra.reduce(x, axes, keepdim=True)
@@ -45,8 +47,13 @@ def group_norm(
 
 
 @rule(
-    aten._native_batch_norm_legit, aten._native_batch_norm_legit_no_training, aten._native_batch_norm_legit_functional,
-    aten.native_batch_norm, aten._batch_norm_no_update, aten._batch_norm_with_update_functional, aten.batch_norm,
+    aten._native_batch_norm_legit,
+    aten._native_batch_norm_legit_no_training,
+    aten._native_batch_norm_legit_functional,
+    aten.native_batch_norm,
+    aten._batch_norm_no_update,
+    aten._batch_norm_with_update_functional,
+    aten.batch_norm,
     aten.cudnn_batch_norm,
 )
 def batch_norm(tracer: Tracer, *args: Any, **kwargs: Any) -> list[Label] | Label:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from ngopt.graph.labels import Label
 from ngopt.graph.rules.registry import Tracer, rule
@@ -20,7 +21,7 @@ ACTIVATIONS = frozenset(
 
 def labels_in(args: Any) -> list[Label]:
     """All labels in nested arguments."""
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(args) if isinstance(leaf, Label)]
+    return [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Label)]
 
 
 @rule(aten.clone, aten._to_copy, aten.native_dropout, aten.dropout, aten.contiguous, aten.lift_fresh_copy)
@@ -44,7 +45,19 @@ def copy(tracer: Tracer, target: Label, source: Label, *args: Any) -> Label:
     return tracer.algebra.combine(source, shape=tracer.shape)
 
 
-@rule(aten.empty, aten.empty_strided, aten.new_empty_strided, aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like, aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty)
+@rule(
+    aten.empty,
+    aten.empty_strided,
+    aten.new_empty_strided,
+    aten.zeros_like,
+    aten.ones_like,
+    aten.full_like,
+    aten.empty_like,
+    aten.new_zeros,
+    aten.new_ones,
+    aten.new_full,
+    aten.new_empty,
+)
 def uniform(tracer: Tracer, *args: Any, **kwargs: Any) -> Label:
     """All entries are equal, so any permutation leaves them."""
     return Label(tracer.shape)

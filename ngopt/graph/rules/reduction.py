@@ -26,9 +26,26 @@ def axes_of(x: Label, dim: Any) -> list[int]:
 
 
 @rule(
-    aten.sum, aten.mean, aten.prod, aten.amax, aten.amin, aten.any, aten.all, aten.var, aten.std, aten.logsumexp,
-    aten.var_mean, aten.std_mean, aten.aminmax, aten.linalg_vector_norm, aten.norm, aten.max.default, aten.min.default,
-    aten.nansum, aten.count_nonzero, aten.median.default,
+    aten.sum,
+    aten.mean,
+    aten.prod,
+    aten.amax,
+    aten.amin,
+    aten.any,
+    aten.all,
+    aten.var,
+    aten.std,
+    aten.logsumexp,
+    aten.var_mean,
+    aten.std_mean,
+    aten.aminmax,
+    aten.linalg_vector_norm,
+    aten.norm,
+    aten.max.default,
+    aten.min.default,
+    aten.nansum,
+    aten.count_nonzero,
+    aten.median.default,
 )
 def symmetric(tracer: Tracer, *args: Any, **kwargs: Any) -> Label | list[Label]:
     """The result does not depend on the order of the entries that are reduced."""
@@ -50,8 +67,16 @@ def with_index(tracer: Tracer, *args: Any, **kwargs: Any) -> list[Label]:
 
 
 @rule(
-    aten.cumsum, aten.cumprod, aten.cummax, aten.cummin, aten.logcumsumexp, aten.sort, aten.argsort, aten.topk,
-    aten.argmax, aten.argmin,
+    aten.cumsum,
+    aten.cumprod,
+    aten.cummax,
+    aten.cummin,
+    aten.logcumsumexp,
+    aten.sort,
+    aten.argsort,
+    aten.topk,
+    aten.argmax,
+    aten.argmin,
 )
 def ordered(tracer: Tracer, *args: Any, **kwargs: Any) -> Label | list[Label]:
     """The order along the axis counts, so its ids are frozen; other axes are untouched."""

@@ -83,7 +83,9 @@ def rule(*ops: Op) -> Callable[[Rule], Rule]:
     """
     for op in ops:
         if not isinstance(op, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
-            raise TypeError(f"rule() takes ops such as torch.ops.aten.cumsum or torch.ops.aten.cumsum.default, got {op!r}")
+            raise TypeError(
+                f"rule() takes ops such as torch.ops.aten.cumsum or torch.ops.aten.cumsum.default, got {op!r}"
+            )
 
     def register(function: Rule) -> Rule:
         for op in ops:
@@ -95,4 +97,5 @@ def rule(*ops: Op) -> Callable[[Rule], Rule]:
 
 def find_rule(op: Any) -> Rule | None:
     """The rule for an op, by overload first, then by packet."""
-    return RULES.get(op) or RULES.get(getattr(op, "overloadpacket", None))
+    packet = getattr(op, "overloadpacket", op)
+    return RULES.get(op) or RULES.get(packet)

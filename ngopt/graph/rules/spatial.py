@@ -52,7 +52,7 @@ def grid_sampler(tracer: Tracer, x: Label, grid: Label, *args: Any) -> Label:
 
 @rule(*_ops("im2col"))
 def im2col(tracer: Tracer, x: Label, kernel: list[int], *args: Any) -> Label:
-    """``[n, c, h, w] -> [n, (c tap), place]``: channels keep their ids, taps and places have identities of their own."""
+    """``[n, c, h, w] -> [n, (c tap), place]``: channels keep their ids, taps and places are fixed."""
     taps = kernel[0] * kernel[1]
     shape = (*x.shape[:-2], taps, tracer.shape[-1])
     flat = tracer.algebra.reshape(tracer.algebra.rigid(x, (-1, -2)), (*x.shape[:-2], 1, x.shape[-1] * x.shape[-2]))
