@@ -11,5 +11,23 @@ from ngopt.errors import (
     UnsupportedOpError,
 )
 from ngopt.graph import NeuralGraph, trace
+from ngopt.optim.checkpoint import load_pretrained, save_pretrained
+from ngopt.optim.ngoptimizer import NGOptimizer
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "FrozenSymmetryWarning",
+    "GraphMismatchError",
+    "NGOptError",
+    "NGOptimizer",
+    "NeuralGraph",
+    "SymmetryError",
+    "TraceError",
+    "UnsupportedOpError",
+    "graph",
+    "load_pretrained",
+    "save_pretrained",
+    "trace",
+]

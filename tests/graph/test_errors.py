@@ -170,7 +170,7 @@ def test_inputs_are_left_alone():
 def test_generators_refuse_another_shape():
     graph = ngopt.trace(nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3)), torch.randn(2, 5))
     generator = next(iter(graph.generators()))
-    with pytest.raises(ngopt.GraphMismatchError, match=r"0\.weight.*trace the module again"):
+    with pytest.raises(ngopt.GraphMismatchError, match=r"0\.weight.*trace.* again"):
         generator.apply({"0.weight": torch.randn(8, 5)})
 
 

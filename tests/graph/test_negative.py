@@ -71,6 +71,11 @@ def sliding(*body: nn.Module, width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(5, 7), nn.Unflatten(1, (1, 7)), *body, nn.Flatten(), nn.ReLU(), nn.Linear(width, 3))
 
 
+def weighted_one_by_one(x: Tensor) -> Tensor:
+    """Every neuron is taken out by itself, and treated differently."""
+    return sum(i * neuron.sin() for i, neuron in enumerate(x.unbind(1), 1))[:, None]
+
+
 NOT_SYMMETRIC: dict[str, Callable[[], nn.Module]] = {
     "output": lambda: nn.Linear(5, 7),
     "eca": lambda: pixels(ECA()),
@@ -92,6 +97,9 @@ NOT_SYMMETRIC: dict[str, Callable[[], nn.Module]] = {
     "triangle": lambda: hidden(lambda x: torch.einsum("bi,bj->bij", x, x).tril().sum(-1)),
     "pooling over neurons": lambda: sliding(nn.AvgPool1d(3, 1), width=5),
     "convolution over neurons": lambda: sliding(nn.Conv1d(1, 1, 3, bias=False), width=5),
+    "one by one": lambda: nn.Sequential(nn.Linear(5, 7), Lambda(weighted_one_by_one), nn.Linear(1, 3)),
+    "a pair": lambda: hidden(lambda x: torch.cat([x[:, :1].tanh(), x[:, 1:]], 1), width=2),
+    "padded input": lambda: nn.Sequential(nn.Unflatten(1, (5, 1, 1)), nn.ZeroPad2d((1, 0, 0, 1)), nn.Conv2d(5, 3, 1)),
 }
 
 

@@ -1,0 +1,248 @@
+"""What a step costs: time, its split, state and peak memory, beside AdamW and Muon. ``python -m benchmarks.step_cost``.
+
+All optimizers of a model take turns, step by step, on the same weights, so that whatever else the machine does meets
+all of them alike; times are medians. "NGOptimizer, gates open" has random heads in place of untrained ones, which shows
+what message passing and gates cost once they are learned: untrained ones are known to be zero and skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import ngopt
+from benchmarks.common.results import RESULTS, new_results, write_results, write_text
+from benchmarks.step_cost_models import WORKLOADS, Workload
+from ngopt.optim import inplace, rule
+from ngopt.optim.update import UpdateRule
+
+ADAMW, MUON, NGOPT, OPEN = "AdamW (foreach)", "Muon + AdamW", "NGOptimizer", "NGOptimizer, gates open"
+START = 100  # steps that NGOptimizer believes to have made: past the dense start, at a refresh
+PARTS = ("basis", "orthogonalisation", "node statistics", "message passing", "readout")
+# Where the parts are: (object, name of the function in it). What is left of a step is the readout.
+PLACES: dict[str, tuple[tuple[Any, str], ...]] = {
+    "basis": ((inplace, "accumulate_"),),
+    "orthogonalisation": ((inplace, "orthogonalise"),),
+    "node statistics": ((rule, "node_features"), (rule, "tensor_features")),
+    "message passing": ((rule.NeuronMP, "forward"),),
+}
+
+
+def make_optimizer(name: str, workload: Workload, graph: ngopt.NeuralGraph | None) -> Callable[[], Any] | None:
+    """A function that makes one step; None where the optimizer does not apply."""
+    model = workload.model
+    if name == ADAMW:
+        return torch.optim.AdamW(model.parameters(), lr=1e-5, foreach=True).step
+    if name == MUON:
+        if not hasattr(torch.optim, "Muon") or any(p.dim() > 2 for p in model.parameters()):
+            return None  # torch's takes matrices only
+        tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        matrices = [p for p in model.parameters() if p.dim() == 2 and id(p) not in tables]
+        others = [p for p in model.parameters() if p.dim() < 2 or id(p) in tables]
+        both = torch.optim.Muon(matrices, lr=1e-5), torch.optim.AdamW(others, lr=1e-5, foreach=True)
+        return lambda: [optimizer.step() for optimizer in both]
+    meta = UpdateRule()
+    if name == OPEN:
+        with torch.no_grad():
+            for param in meta.heads.parameters():
+                param.add_(0.05 * torch.randn(param.shape, generator=torch.Generator().manual_seed(0)))
+    device = next(model.parameters()).device
+    optimizer = ngopt.NGOptimizer(model.named_parameters(), lr=1e-5, graph=graph, rule=meta.to(device))
+    for group in optimizer.param_groups:
+        group["step"] = START
+    return optimizer.step
+
+
+def trace(workload: Workload) -> ngopt.NeuralGraph:
+    """The model's graph, without certificate: time is what is measured here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ngopt.trace(workload.model, workload.example, certify=False)
+
+
+class Stopwatch:
+    """Reads a clock after waiting for the device."""
+
+    def __init__(self, device: str, clock: str) -> None:
+        self.cuda, self.now = device == "cuda", time.process_time if clock == "cpu" else time.perf_counter
+
+    def __call__(self) -> float:
+        if self.cuda:
+            torch.cuda.synchronize()
+        return self.now()
+
+
+@contextmanager
+def timed_parts(watch: Stopwatch) -> Iterator[dict[str, float]]:
+    """While inside, the time spent in each part is added up in the table that is returned."""
+    spent: dict[str, float] = defaultdict(float)
+    kept = [(owner, name, getattr(owner, name)) for places in PLACES.values() for owner, name in places]
+
+    def wrap(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            begin = watch()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[part] += watch() - begin
+
+        return wrapped
+
+    for part, places in PLACES.items():
+        for owner, name in places:
+            setattr(owner, name, wrap(part, getattr(owner, name)))
+    try:
+        yield spent
+    finally:
+        for owner, name, function in kept:
+            setattr(owner, name, function)
+
+
+def measure(name: str, device: str, clock: str, rounds: int, quiet: bool) -> list[dict[str, Any]]:
+    """One row per optimizer, of one model."""
+    workload = WORKLOADS[name](device)
+    model, watch = workload.model, Stopwatch(device, clock)
+    params = sum(p.numel() for p in model.parameters())
+    graph = trace(workload)
+    steps = {key: step for key in (ADAMW, MUON, NGOPT, OPEN) if (step := make_optimizer(key, workload, graph))}
+    every = UpdateRule().config.refresh_every
+    samples: dict[str, list[dict[str, float]]] = {key: [] for key in steps}
+    for turn in range(rounds + 2):  # the first two warm up
+        for key in list(steps)[turn % len(steps) :] + list(steps)[: turn % len(steps)]:
+            begin = watch()
+            model.zero_grad()
+            workload.loss().backward()
+            middle = watch()
+            with timed_parts(watch) as spent:
+                steps[key]()
+            end = watch()
+            sample = {
+                "gradient": middle - begin,
+                "step": end - middle,
+                **{part: spent.get(part, 0.0) for part in PLACES},
+            }
+            sample["readout"] = sample["step"] - sum(sample[part] for part in PLACES)
+            if turn >= 2:
+                samples[key].append(sample)
+        if not quiet:
+            print(f"\r{name}: round {turn + 1} of {rounds + 2}", end="", file=sys.stderr, flush=True)
+    if not quiet:
+        print(file=sys.stderr)
+    rows = []
+    for key, taken in samples.items():
+        refresh = [(START + 2 + turn) % every == 0 for turn in range(rounds)] if key == OPEN else [False] * rounds
+        times = {part: 1e3 * _typical([s[part] for s in taken], refresh, every) for part in taken[0]}
+        rows.append(
+            {
+                "model": name,
+                "batch": workload.batch,
+                "parameters": params,
+                "device": device,
+                "optimizer": key,
+                "gradient_ms": round(times["gradient"], 4),
+                "step_ms": round(times["step"], 4),
+                "parts": {part: round(times[part], 4) for part in PARTS} if key in (NGOPT, OPEN) else None,
+            }
+        )
+    base = rows[0]
+    for row in rows:
+        row["whole_ratio"] = round((row["gradient_ms"] + row["step_ms"]) / (base["gradient_ms"] + base["step_ms"]), 3)
+        if row["parts"]:
+            rest = row["step_ms"] - row["parts"]["orthogonalisation"]
+            row["rest_ratio"] = round(rest / base["step_ms"], 3)
+    return rows
+
+
+def _typical(values: list[float], refresh: list[bool], every: int) -> float:
+    """Median of ordinary steps; where some refresh the gates, theirs counts for one step in so many."""
+    ordinary = statistics.median(v for v, r in zip(values, refresh, strict=True) if not r)
+    dear = [v for v, r in zip(values, refresh, strict=True) if r]
+    return ordinary if not dear else ((every - 1) * ordinary + statistics.median(dear)) / every
+
+
+def peak_memory(name: str, optimizer: str | None, device: str) -> float:
+    """Peak MiB of this process (or of its CUDA memory) over three training steps."""
+    workload = WORKLOADS[name](device)
+    graph = trace(workload) if optimizer in (NGOPT, OPEN) else None
+    step = make_optimizer(optimizer, workload, graph) if optimizer else None
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(3):
+        workload.model.zero_grad()
+        workload.loss().backward()
+        if step is not None:
+            step()
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = [
+        "| model (batch) | device | optimizer | gradient ms | step ms | whole step, x AdamW | "
+        "all but orthogonalisation, x AdamW's step | split: " + " / ".join(PARTS) + " | peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        parts = " / ".join(f"{row['parts'][part]:.2f}" for part in PARTS) if row["parts"] else ""
+        memory = f"{row['peak_mib']:.0f}" if row.get("peak_mib") else ""
+        lines.append(
+            f"| {row['model']} ({row['batch']}) | {row['device']} | {row['optimizer']} | {row['gradient_ms']:.2f} | "
+            f"{row['step_ms']:.2f} | {row['whole_ratio']:.2f} | {row.get('rest_ratio', '')} | {parts} | {memory} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_cost", description=__doc__)
+    real = [name for name in WORKLOADS if name != "smoke"]
+    parser.add_argument("--models", nargs="+", choices=list(WORKLOADS), default=real)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=30, help="timed steps of each optimizer")
+    parser.add_argument(
+        "--clock", choices=["wall", "cpu"], default="wall",
+        help="cpu: processor time; with one thread it is the wall time of an idle machine, even on a busy one",
+    )  # fmt: skip
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument("--output", type=Path, default=RESULTS / "step_cost.json")
+    parser.add_argument("--smoke", action="store_true", help="a tiny model and a few rounds, to see that it runs")
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)  # model, optimizer: print one number
+    options = parser.parse_args(argv)
+    if options.memory_of:
+        name, optimizer = options.memory_of
+        print(json.dumps(peak_memory(name, optimizer if optimizer != "none" else None, options.device)))
+        return
+    if options.smoke:
+        options.models, options.rounds, options.no_memory = ["smoke"], 12, True
+    settings = {"rounds": options.rounds, "clock": options.clock}
+    results = new_results(["python", "-m", "benchmarks.step_cost", *(argv or sys.argv[1:])], settings)
+    for name in options.models:
+        rows = measure(name, options.device, options.clock, options.rounds, quiet=not sys.stderr.isatty())
+        for row in rows if not options.no_memory else ():
+            arguments = ["--device", options.device, "--memory-of", name, row["optimizer"]]
+            command = [sys.executable, "-m", "benchmarks.step_cost", *arguments]
+            row["peak_mib"] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        results["rows"] += rows
+        print(table(rows), flush=True)
+    write_results(options.output, results)
+    write_text(options.output.with_suffix(".md"), table(results["rows"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Node features: what the rows and columns of weights, gradients and momenta say about each neuron.
+
+Reductions over a row or a column do not depend on the order inside it, so that features move with their neurons. Each
+channel is divided by its tensor's root mean square: scaling the loss, or a tensor, changes nothing. Cost: a few passes
+over the parameters; memory O(nodes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ngopt.encoder.structure import STRUCTURAL_FEATURES, structure
+from ngopt.graph.neural_graph import NeuralGraph
+
+CHANNELS = ("weight", "gradient", "momentum")
+Channels = Sequence[Tensor | None]  # in the order of CHANNELS, each [group, row, col, tap]; None where there is none
+VECTOR_ROLES = ("bias", "scale")
+PER_CHANNEL = 2 + 2 + len(VECTOR_ROLES)  # mean and rms of the row, the same of the column, bias entry, scale entry
+NODE_FEATURES = STRUCTURAL_FEATURES + len(CHANNELS) * PER_CHANNEL
+TINY = 1e-12  # in place of a root mean square that is zero
+
+
+def node_features(
+    graph: NeuralGraph,
+    channels: Mapping[str, Channels],  # block name -> weight, gradient, momentum
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:  # [node, NODE_FEATURES]
+    """Features of all nodes.
+
+    A node that stands at several rows (LSTM gates, several layers that write to it) gets their mean; likewise columns.
+
+    Args:
+        graph: The neural graph.
+        channels: Matrix views of each block's weight, gradient and momentum. Missing blocks and channels count as zero.
+        dtype: Number type of the features.
+        device: Where the features go.
+
+    Returns:
+        Structural features, then six features per channel.
+    """
+    static = structure(graph, device)
+    features = torch.zeros(graph.num_nodes, len(CHANNELS), PER_CHANNEL, dtype=dtype, device=device)
+    rows, row_index, cols, col_index = [], [], [], []
+    for block in graph.blocks:
+        if block.name not in channels or block.role == "unused":
+            continue
+        if block.is_edge:
+            row, col = _row_and_column(channels[block.name], block.matrix_shape, dtype, device)
+            rows.append(row)
+            cols.append(col)
+            row_index.append(static.rows[block.name])
+            col_index.append(static.cols[block.name])
+        elif block.role in VECTOR_ROLES:
+            place = 4 + VECTOR_ROLES.index(block.role)
+            entries = torch.stack([_entries(x, block.matrix_shape, dtype, device) for x in channels[block.name]], dim=1)
+            features[:, :, place].index_add_(0, static.rows[block.name], entries)
+    if rows:
+        share = static.row_share.to(dtype)[:, None, None]
+        features[:, :, 0:2] = share * features[:, :, 0:2].index_add(0, torch.cat(row_index), torch.cat(rows))
+        share = static.col_share.to(dtype)[:, None, None]
+        features[:, :, 2:4] = share * features[:, :, 2:4].index_add(0, torch.cat(col_index), torch.cat(cols))
+    return torch.cat([static.features.to(dtype), torch.asinh(features).flatten(1)], dim=1)
+
+
+def inverse_rms(x: Tensor) -> Tensor:  # -> []
+    """One over the root mean square, and finite for zeros."""
+    return x.numel() ** 0.5 / (torch.linalg.vector_norm(x) + TINY)
+
+
+def _row_and_column(
+    channels: Channels, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device | str
+) -> tuple[Tensor, Tensor]:  # [group * row, channel, 2], [group * col, channel, 2]
+    """Mean (as a z-score) and root mean square of each row and column, relative to the tensor's."""
+    group, row, col, tap = shape
+    row_stats = torch.zeros(group * row, len(channels), 2, dtype=dtype, device=device)
+    col_stats = torch.zeros(group * col, len(channels), 2, dtype=dtype, device=device)
+    for k, x in enumerate(channels):
+        if x is None:
+            continue
+        x = x.to(dtype)
+        whole = inverse_rms(x)
+        square = x.square()  # squares and sums: norms along columns are several times slower in the CPU libraries
+        for stats, dims, count in ((row_stats, (2, 3), col * tap), (col_stats, (1, 3), row * tap)):
+            scale = whole / count**0.5
+            stats[:, k, 0] = (x.sum(dims).flatten() * scale).to(device)
+            stats[:, k, 1] = (square.sum(dims).flatten().sqrt() * scale).to(device)
+    return row_stats, col_stats
+
+
+def _entries(
+    x: Tensor | None, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device | str
+) -> Tensor:  # [group * row]
+    """Entries of a vector relative to its root mean square; the mean over taps where there are several."""
+    if x is None:
+        return torch.zeros(shape[0] * shape[1], dtype=dtype, device=device)
+    x = x.to(dtype)
+    return (x.mean((2, 3)).flatten() * inverse_rms(x)).to(device)

@@ -1,0 +1,180 @@
+"""Which parameter is which block of the graph, and what differs when two do not fit."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from ngopt.errors import GraphMismatchError
+from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
+from ngopt.optim.update import UpdateRule
+
+LISTED = 8  # names shown in a message before "and 123 more"
+
+
+def listing(names: Iterable[str]) -> str:
+    """At most eight names, and how many more there are.
+
+    >>> listing(["a", "b"])
+    'a, b'
+    """
+    names = list(names)
+    shown = ", ".join(names[:LISTED])
+    return f"{shown} and {len(names) - LISTED} more" if len(names) > LISTED else shown
+
+
+def canonical_name(name: str) -> str:
+    """A parameter's name in the unwrapped module: without what DistributedDataParallel and ``torch.compile`` add.
+
+    >>> canonical_name("module._orig_mod.layers.0.weight")
+    'layers.0.weight'
+    """
+    parts = name.split(".")
+    start = next((i for i, part in enumerate(parts) if part not in ("module", "_orig_mod")), 0)
+    return ".".join(part for part in parts[start:] if part != "_orig_mod")
+
+
+def blocks_by_name(graph: NeuralGraph) -> dict[str, ParamBlock]:
+    """Every name of every parameter on the graph, tied ones under each of their names."""
+    return {name: block for block in graph.blocks for name in (block.name, *block.aliases)}
+
+
+def find_block(name: str, blocks: Mapping[str, ParamBlock]) -> ParamBlock | None:
+    """The block of a parameter by its name, with or without the prefixes that wrappers add."""
+    return blocks.get(name) or blocks.get(canonical_name(name))
+
+
+@dataclass(frozen=True)
+class Share:
+    """One device's share of a step: what `ngopt.optim.update.update_` is called with."""
+
+    device: torch.device
+    graph: NeuralGraph | None
+    rule: UpdateRule
+    readable: dict[str, Tensor]  # every weight on this device's graph, to be updated or only read
+    params: dict[str, tuple[int, Tensor]]  # weights to be updated: name on the graph -> (index of its group, tensor)
+
+
+def share_out(
+    groups: Sequence[Mapping[str, Any]],  # param_groups of an optimizer, with "param_names"
+    graph: NeuralGraph | None,
+    prefix: str,
+    named: Mapping[str, Tensor],
+    rule: UpdateRule,
+) -> tuple[list[Share], list[str]]:
+    """Match parameters with the blocks of the graph, one share per device.
+
+    A parameter is found by identity where the model's own names are known, and by its name in the group otherwise.
+
+    Args:
+        groups: Parameter groups.
+        graph: The graph of the module that ``prefix`` leads to, or None.
+        prefix: Path of the traced module inside the model, ``""`` for the model itself.
+        named: The model's parameters by name; empty if no model is known.
+        rule: The meta-parameters.
+
+    Returns:
+        The shares, and the names of the parameters that are on no graph.
+
+    Raises:
+        GraphMismatchError: A parameter does not have the shape that the graph says, or none is on the graph.
+    """
+    blocks = blocks_by_name(graph) if graph is not None else {}
+    own_names = {id(tensor): name for name, tensor in named.items()}
+    params: dict[str, tuple[int, Tensor]] = {}
+    off_graph, wrong = [], []
+    for index, group in enumerate(groups):
+        for tensor, name in zip(group["params"], group["param_names"], strict=True):
+            if is_lazy(tensor) or tensor.numel() == 0:
+                continue
+            known = own_names.get(id(tensor)) if named else name
+            block = find_block(known.removeprefix(prefix), blocks) if known is not None else None
+            if block is None or (block.name in params and params[block.name][1] is not tensor):
+                off_graph.append(name)
+                params[name if name not in blocks else f"{name} (off the graph)"] = (index, tensor)
+            elif tuple(tensor.shape) != tuple(block.shape):
+                wrong.append(f"{name}: parameter {tuple(tensor.shape)}, graph {tuple(block.shape)}")
+            else:
+                params[block.name] = (index, tensor)
+    if wrong:
+        raise GraphMismatchError(
+            f"The graph was traced from another model: {listing(wrong)}. Trace the model that is being trained."
+        )
+    if graph is not None and params and len(off_graph) == len(params):
+        raise GraphMismatchError(
+            f"No parameter is on the graph. Parameters: {listing(off_graph)}. Graph: {listing(blocks)}. "
+            "Pass model.named_parameters() of the model that was traced."
+        )
+    readable = {key: tensor for key, (_, tensor) in params.items() if tensor.is_floating_point()}
+    for block in graph.blocks if graph is not None else ():
+        frozen = next((named[n] for n in (prefix + a for a in (block.name, *block.aliases)) if n in named), None)
+        if frozen is not None and frozen.is_floating_point() and tuple(frozen.shape) == tuple(block.shape):
+            readable.setdefault(block.name, frozen)
+    return [
+        Share(
+            device,
+            restrict(graph, here, device) if graph is not None else None,
+            rule if device.type == "cpu" else copy.deepcopy(rule).to(device),
+            here,
+            {key: entry for key, entry in params.items() if entry[1].device == device},
+        )
+        for device in dict.fromkeys(tensor.device for _, tensor in params.values())
+        if (here := {key: tensor for key, tensor in readable.items() if tensor.device == device})
+    ], off_graph
+
+
+def restrict(graph: NeuralGraph, names: Iterable[str], device: torch.device) -> NeuralGraph:
+    """The graph of the named blocks only, with its index tensors on ``device``; nodes keep their numbers."""
+    keep = set(names)
+    if all(block.name in keep and block.row_nodes.device == device for block in graph.blocks):
+        return graph  # the same object, for which much is cached elsewhere
+    blocks = tuple(block.to(device) for block in graph.blocks if block.name in keep)
+    return dataclasses.replace(graph, blocks=blocks, links=graph.links.to(device))
+
+
+def fingerprint(graph: NeuralGraph) -> dict[str, str]:
+    """A short digest per block: its matrix view, role, use, and the node groups that its rows and columns belong to.
+
+    Two graphs with equal fingerprints give the same steps. Node numbers count from the start of their group, so that a
+    change in one layer does not show in all the others.
+    """
+    starts = torch.tensor([group.start for group in graph.groups] or [0])
+
+    def place(nodes: Tensor | None) -> list:
+        if nodes is None:
+            return []
+        nodes = nodes.cpu()
+        which = torch.searchsorted(starts, nodes.flatten().contiguous(), right=True) - 1
+        groups = [graph.groups[i] for i in which.unique().tolist()]
+        described = [(g.size, g.kind, g.frozen, g.activations) for g in groups]
+        relative = (nodes.flatten() - starts[which]).contiguous()
+        return [described, hashlib.sha256(relative.numpy().tobytes()).hexdigest()]
+
+    def digest(block: ParamBlock) -> str:
+        described = (block.shape, block.matrix_shape, block.perm, block.role, block.attributes)
+        return hashlib.sha256(repr((described, place(block.row_nodes), place(block.col_nodes))).encode()).hexdigest()[
+            :12
+        ]
+
+    return {block.name: digest(block) for block in graph.blocks}
+
+
+def explain_difference(saved: Mapping[str, object], current: Mapping[str, object], what: str) -> str | None:
+    """A sentence that names what differs between two named tables, or None if nothing does."""
+    parts = []
+    if missing := [name for name in saved if name not in current]:
+        parts.append(f"only in the saved state: {listing(missing)}")
+    if added := [name for name in current if name not in saved]:
+        parts.append(f"only in this model: {listing(added)}")
+    if changed := [name for name in saved if name in current and saved[name] != current[name]]:
+        shown = [f"{name} ({what} {saved[name]} saved, {current[name]} here)" for name in changed]
+        parts.append(f"different {what}: {listing(shown)}")
+    return "; ".join(parts) or None

@@ -1,0 +1,392 @@
+"""`NGOptimizer`: the drop-in `torch.optim.Optimizer` around the pure update function of `ngopt.optim.update`.
+
+The class keeps books (groups, names, state, counters) and decides nothing about the step itself. State is one dict of
+tensors per parameter, plus ``step`` in every group; ``state_dict()`` adds one entry, ``"ngopt"``, with the
+meta-parameters and what the state belongs to, all of it tensors, numbers and strings.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._compile import _disable_dynamo
+from torch.nn.parameter import is_lazy
+
+from ngopt.errors import GraphMismatchError
+from ngopt.graph.neural_graph import NeuralGraph
+from ngopt.optim import capture
+from ngopt.optim.checkpoint import DEFAULT_PRETRAINED, load_pretrained
+from ngopt.optim.finite import nonfinite
+from ngopt.optim.listener import Listener, unwrap
+from ngopt.optim.match import Share, explain_difference, fingerprint, listing, share_out
+from ngopt.optim.options import check_gradient, check_group, check_parameter, refuse_sharded, refuse_unsupported
+from ngopt.optim.state import ENTRY, Extra, check_loadable, fit_state, pack_extra, restore, unpack_extra
+from ngopt.optim.update import DEFAULT_LR, UpdateRule, init_state, update_
+
+_PER_TENSOR = "its parameters take the per-tensor rule. Pass the model itself, NGOptimizer(model), to use its graph."
+_OPTIONS = ("lr", "weight_decay", "maximize", "total_steps", "schedule", "step")
+_SHARED = ("total_steps", "schedule", "step")  # group entries that are the same in every group
+_KEPT = ("_rule", "_graph", "_prefix", "_named", "_saved_graph", "_warned", "skipped_steps")
+
+
+class NGOptimizer(torch.optim.Optimizer):
+    r"""A learned optimizer that sees the network as a graph of its neurons. Use it where you used ``AdamW``.
+
+    .. math:: w \leftarrow w - lr \cdot schedule(t) \cdot (u(graph, w, g, state) + weight\_decay \cdot w)
+
+    Three ways to say which graph:
+
+    * ``NGOptimizer(model)``: captured from the first forward pass that your loop makes.
+    * ``NGOptimizer(params, model=model, example_inputs=x)``: traced at once.
+    * ``NGOptimizer(model.named_parameters(), graph=graph)``: a graph from `ngopt.trace`.
+
+    Parameters on no graph take the per-tensor rule, with one warning.
+
+    Args:
+        params: A module; or parameters, ``(name, parameter)`` pairs, or group dicts, as for any `torch.optim`.
+        lr: Scales every step. The default needs no tuning.
+        model: The module that the parameters belong to, if ``params`` is not that module.
+        example_inputs: One input, or a tuple of positional inputs, to trace ``model`` with at once.
+        example_kwargs: Keyword inputs to trace with.
+        graph: The neural graph. False: use none, without a warning (the per-tensor ablation).
+        total_steps: Length of the run, for the built-in schedule. None: the built-in schedule never decays.
+        schedule: ``"builtin"``, or ``"user"`` to leave ``lr`` to a `torch.optim.lr_scheduler`.
+        weight_decay: Decoupled weight decay.
+        maximize: Ascend instead of descend.
+        rule: Meta-parameters to use, in place of ``pretrained``.
+        pretrained: Name or path of a checkpoint; see `ngopt.load_pretrained`.
+        neuron_gates: False: no message passing, and gates per tensor only (the graph ablation).
+        capturable: Not supported.
+        differentiable: Not supported; `ngopt.optim.update.update` is the differentiable form.
+        foreach: Not supported; the step is fused already.
+        fused: Not supported.
+
+    Attributes:
+        graph: The neural graph, or None while it is not captured.
+        rule: The meta-parameters.
+        skipped_steps: Steps that were not made because a gradient was NaN or infinite.
+
+    Raises:
+        GraphMismatchError: Graph, parameters, or a loaded state do not belong together.
+        TypeError: Complex, sparse or sharded parameters.
+        ValueError: An option is out of range.
+        NotImplementedError: An option is not supported.
+
+    Example:
+        >>> optimizer = ngopt.NGOptimizer(model, total_steps=1000)
+        >>> for x, y in batches:
+        ...     optimizer.zero_grad()
+        ...     loss_fn(model(x), y).backward()
+        ...     optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]],
+        lr: float | Tensor = DEFAULT_LR,
+        *,
+        model: nn.Module | None = None,
+        example_inputs: Any = None,
+        example_kwargs: dict[str, Any] | None = None,
+        graph: NeuralGraph | Literal[False] | None = None,
+        total_steps: int | None = None,
+        schedule: Literal["builtin", "user"] = "builtin",
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        rule: UpdateRule | None = None,
+        pretrained: str | os.PathLike = DEFAULT_PRETRAINED,
+        neuron_gates: bool = True,
+        capturable: bool = False,
+        differentiable: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+    ) -> None:
+        refuse_unsupported(capturable=capturable, differentiable=differentiable, foreach=foreach, fused=fused)
+        if isinstance(params, nn.Module):
+            model, params = params, unwrap(params).named_parameters()
+        refuse_sharded(model)
+        self._rule = copy.deepcopy(rule if rule is not None else load_pretrained(pretrained)).requires_grad_(False)
+        if not neuron_gates:
+            self._rule.config = dataclasses.replace(self._rule.config, neuron_gates=False)
+        self._graph: NeuralGraph | None = None
+        self._prefix = ""  # of the traced module, inside the model
+        self._named = dict(unwrap(model).named_parameters()) if model is not None else {}
+        self._listener: Listener | None = None  # while the first forward pass is to be captured
+        self._saved_graph: dict[str, str] = {}  # fingerprint of the graph that a loaded state belongs to
+        self._shares: list[Share] | None = None  # made from all of the above; None: to be made again
+        self._warned: set[str] = set()
+        self.skipped_steps = 0
+        options = dict(lr=lr, weight_decay=weight_decay, maximize=maximize)
+        super().__init__(params, {**options, "total_steps": total_steps, "schedule": schedule, "step": 0})
+        if isinstance(graph, NeuralGraph):
+            self._adopt(graph)
+        elif graph is False:
+            self._fit()
+        elif model is None:
+            self._warn_once("graph", f"NGOptimizer was given neither a model nor a graph: {_PER_TENSOR}")
+            self._fit()
+        elif example_inputs is not None or example_kwargs is not None:
+            inputs = () if example_inputs is None else example_inputs
+            self._adopt(capture.trace_quietly(unwrap(model), inputs, example_kwargs))
+        else:
+            self._fit()
+            self._listener = Listener(model, self._report)
+
+    @property
+    def graph(self) -> NeuralGraph | None:
+        """The neural graph, or None while it is not captured."""
+        return self._graph
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The meta-parameters."""
+        return self._rule
+
+    # ---- the step
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make one step.
+
+        Args:
+            closure: Computes the loss again, with gradients, and returns it.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            RuntimeError: A gradient is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._step()
+        return loss
+
+    @_disable_dynamo  # not the closure: the model inside it may be compiled
+    def _step(self) -> None:
+        if self._listener is not None:
+            self._listener.settle()
+        grads = self._gradients()
+        bad = nonfinite(grads) if grads else []
+        if bad:
+            self.skipped_steps += 1
+            self._warn_once(
+                "nonfinite",
+                f"A step was skipped: NaN or infinity in the gradient of {listing(bad)}. Weights and state are as "
+                "before; further skips are only counted, in optimizer.skipped_steps.",
+            )
+        elif grads:
+            self._update(grads)
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Gradients by name on the graph; makes state for parameters that get one for the first time."""
+        if self._shares is None or any(
+            param.grad is not None and (param not in self.state or param.device != share.device)
+            for share in self._shares
+            for _, param in share.params.values()
+        ):
+            self._fit(also=[p for group in self.param_groups for p in group["params"] if p.grad is not None])
+        grads = {}
+        for share in self._shares or ():
+            for key, (index, param) in share.params.items():
+                if param.grad is not None:
+                    check_gradient(key, param.grad)
+                    grads[key] = -param.grad if self.param_groups[index]["maximize"] else param.grad
+        return grads
+
+    def _update(self, grads: dict[str, Tensor]) -> None:
+        """Write one step into weights and state."""
+        first = self.param_groups[0]
+        lrs, decays = ([float(group[option]) for group in self.param_groups] for option in ("lr", "weight_decay"))
+        for share in self._shares or ():
+            mine = {key: entry for key, entry in share.params.items() if key in grads}
+            if mine:
+                update_(
+                    share.rule,
+                    share.graph,
+                    share.readable,
+                    {key: grads[key] for key in mine},
+                    {key: self.state[param] for key, (_, param) in share.params.items() if param in self.state},
+                    step=first["step"],
+                    lr={key: lrs[index] for key, (index, _) in mine.items()},
+                    weight_decay={key: decays[index] for key, (index, _) in mine.items()},
+                    total_steps=first["total_steps"],
+                    scheduled=first["schedule"] == "builtin",
+                )
+        for group in self.param_groups:
+            group["step"] += 1
+
+    # ---- parameters and their graph
+
+    @_disable_dynamo
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, named or not, with options of their own; their state is made at once.
+
+        Args:
+            param_group: ``{"params": ..., "lr": ..., "weight_decay": ..., "maximize": ...}``.
+        """
+        if isinstance(param_group, dict) and not isinstance(param_group["params"], set):
+            params = param_group["params"]
+            params = self._with_names([params] if isinstance(params, Tensor) else list(params))
+            shared = {option: self.param_groups[0][option] for option in _SHARED if self.param_groups}
+            param_group = {**self.defaults, **shared, **param_group, "params": params}
+            for name, param in params:
+                check_parameter(name, param)
+            check_group(param_group)
+            for option, value in shared.items():
+                if param_group[option] != value:
+                    raise ValueError(
+                        f"{option} must be the same in all groups: {value!r}, got {param_group[option]!r}."
+                    )
+        complete = bool(self.param_groups) and self._shares is not None
+        super().add_param_group(param_group)
+        if complete:
+            self._fit()
+
+    def _with_names(self, params: list[Any]) -> list[tuple[str, Any]]:
+        """Pairs with a name for every parameter: as given, or as in the model, or by number."""
+        own_names = {id(tensor): name for name, tensor in self._named.items()}
+        start = sum(len(group["params"]) for group in self.param_groups)
+        return [
+            entry if isinstance(entry, tuple) else (own_names.get(id(entry), f"param.{start + i}"), entry)
+            for i, entry in enumerate(params)
+        ]
+
+    def _fit(self, also: Iterable[Tensor] = ()) -> None:
+        """Share parameters out again, and give each one that is trained, or is in ``also``, the state that it needs."""
+        self._shares, off_graph = share_out(self.param_groups, self._graph, self._prefix, self._named, self._rule)
+        ids = {id(param) for param in also}
+        for share in self._shares:
+            blocks = {block.name: block for block in share.graph.blocks} if share.graph is not None else {}
+            for key, (_, param) in share.params.items():
+                if param.requires_grad or param in self.state or id(param) in ids:
+                    fresh = init_state(param, blocks.get(key), self._rule.config)
+                    self.state[param] = fit_state(self.state.get(param, {}), fresh)
+        if self._graph is not None and off_graph:
+            self._warn_once(
+                "off graph", f"{listing(off_graph)}: not on the neural graph; these take the per-tensor rule."
+            )
+
+    def _adopt(self, graph: NeuralGraph, prefix: str = "") -> None:
+        """Use a graph from now on."""
+        if self._saved_graph and (difference := explain_difference(self._saved_graph, fingerprint(graph), "digest")):
+            raise GraphMismatchError(f"The loaded state belongs to another model. Blocks of the graph {difference}.")
+        self._graph, self._prefix = graph, prefix
+        if self._listener is not None:
+            self._listener.stop()
+            self._listener = None
+        self._fit()
+
+    def _report(self, graph: NeuralGraph | None, prefix: str, error: Exception | None) -> None:
+        """What the listener calls: with a graph, or with the reason why there is none."""
+        if graph is not None:
+            self._adopt(graph, prefix)
+        elif error is not None:
+            self._listener = None
+            self._warn_once(
+                "graph",
+                f"The neural graph could not be captured ({type(error).__name__}: {error}); all parameters take the "
+                "per-tensor rule. ngopt.trace(model, inputs) shows the error in full.",
+            )
+        else:
+            self._warn_once(
+                "graph",
+                "step() came before any forward pass of the model, so there is no neural graph yet; all parameters "
+                "take the per-tensor rule until there is. Pass example_inputs= to trace at once.",
+            )
+
+    def _warn_once(self, topic: str, message: str) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
+            warnings.warn(message, UserWarning, stacklevel=3)
+
+    # ---- saving, loading, copying
+
+    @_disable_dynamo
+    def state_dict(self) -> dict[str, Any]:
+        """The state: torch's two entries, and ``"ngopt"``. All of it tensors, numbers and strings."""
+        graph = fingerprint(self._graph) if self._graph is not None else self._saved_graph
+        extra = Extra(self._rule, self._shapes(), graph, self.skipped_steps)
+        # A hook of our own, called before the user's, so that theirs see the whole.
+        handle = self.register_state_dict_post_hook(lambda _, packed: packed.update({ENTRY: pack_extra(extra)}), True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
+
+    @_disable_dynamo
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; going on from it equals never having stopped, bit for bit.
+
+        The meta-parameters and the length of the run come with it. If the graph is not captured yet, it will be, from
+        the next forward pass.
+
+        Args:
+            state_dict: From `state_dict`, of an optimizer of the same model.
+
+        Raises:
+            GraphMismatchError: The state belongs to another model; nothing was changed.
+        """
+        final: dict[str, Any] = {}
+        extra: Extra | None = None
+
+        def check(_: torch.optim.Optimizer, packed: dict[str, Any]) -> None:
+            nonlocal extra
+            final.update(packed)
+            extra = unpack_extra(packed[ENTRY]) if ENTRY in packed else None
+            check_loadable(extra, self._shapes(), self._graph)
+
+        names = [group["param_names"] for group in self.param_groups]
+        handles = [
+            self.register_load_state_dict_pre_hook(check),
+            self.register_load_state_dict_post_hook(lambda _: self._take(final, extra, names), prepend=True),
+        ]
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {
+            name: tuple(param.shape)
+            for group in self.param_groups
+            for name, param in zip(group["param_names"], group["params"], strict=True)
+            if not is_lazy(param)
+        }
+
+    def _take(self, final: dict[str, Any], extra: Extra | None, names: list[list[str]]) -> None:
+        """Undo what torch's loading did to names and dtypes, and take over the rest of the state."""
+        restore(self.state, self.param_groups, final)
+        for group, own_names in zip(self.param_groups, names, strict=True):
+            group["param_names"] = own_names
+            for option in _OPTIONS:
+                group.setdefault(option, self.defaults[option])
+        if extra is not None:
+            self._rule, self.skipped_steps, self._saved_graph = extra.rule, extra.skipped_steps, extra.graph
+        self._shares = None
+        if self._graph is not None:
+            self._fit()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and deepcopy: hooks stay behind, and a copy that has no graph yet listens to the copied model."""
+        awaiting = self._listener.model if self._listener is not None else None
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in _KEPT}, "_awaiting": awaiting}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Inverse of `__getstate__`; torch also calls it with a part of the state when it loads."""
+        state = dict(state)
+        copied, awaiting = "_awaiting" in state, state.pop("_awaiting", None)
+        super().__setstate__(state)
+        self._shares = None
+        if copied:
+            self._listener = Listener(awaiting, self._report) if awaiting is not None else None

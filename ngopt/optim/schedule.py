@@ -1,0 +1,65 @@
+"""When: warm-up, decay to zero and a learned bounded factor; and in which steps the gates are refreshed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ngopt.optim.config import UpdateConfig
+
+
+def warmup_and_decay(step: int, total_steps: int | None, warmup_steps: int) -> float:
+    """Rise over the first steps, then fall in a line, to zero where the horizon is known.
+
+        schedule(t) = min(1, (t + 1) / warmup) * (1 - t / T),    zero from t = T on
+
+    Args:
+        step: Steps made so far, ``t``.
+        total_steps: The horizon ``T``; None: never decay.
+        warmup_steps: Length of the warm-up; 0 for none.
+
+    Returns:
+        A factor in ``[0, 1]``.
+    """
+    rise = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    return rise * (1.0 if total_steps is None else max(0.0, 1.0 - step / total_steps))
+
+
+def is_refresh(step: int, config: UpdateConfig) -> bool:
+    """Whether the gates are computed anew in this step; between refreshes, those of the last one are used.
+
+    Stale gates in the first steps, while everything changes fast, can blow up a deep network; hence the dense start.
+    """
+    return step < config.dense_steps or step % config.refresh_every == 0
+
+
+class LearnedSchedule(nn.Module):
+    """A smooth learned factor on the schedule, ``exp(bound * tanh(w . basis(t / T, T)))``. One before it is learned.
+
+    Args:
+        bound: Largest absolute logarithm of the factor.
+    """
+
+    BASIS = 6
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        self.bound = bound
+        self.weight = nn.Parameter(torch.zeros(self.BASIS))
+
+    def forward(self, step: int, total_steps: int | None) -> Tensor:  # -> []
+        """The factor at a step; it depends on the share of the run that is over and on the run's length."""
+        if total_steps is None:
+            return torch.ones((), dtype=self.weight.dtype, device=self.weight.device)
+        done = min(1.0, step / total_steps)
+        basis = (
+            1.0,
+            2.0 * done - 1.0,
+            math.sin(math.pi * done),
+            math.sin(2.0 * math.pi * done),
+            math.exp(-20.0 * done),
+            math.log10(total_steps) - 3.0,
+        )
+        return torch.exp(self.bound * torch.tanh(self.weight @ self.weight.new_tensor(basis)))

@@ -1,0 +1,45 @@
+"""Print the model card of a checkpoint, or write the shipped untrained one again.
+
+python -m ngopt.pretrained ngopt-base
+python -m ngopt.pretrained --write-untrained
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ngopt.optim.checkpoint import DEFAULT_PRETRAINED, SHIPPED, UNTRAINED, read_card, save_pretrained
+from ngopt.optim.config import UpdateConfig
+from ngopt.optim.update import UpdateRule
+
+UNTRAINED_CARD = {
+    "status": "untrained",
+    "what_it_is": "The starting point of meta-training: every gate is zero, so the optimizer is exactly normalised "
+    "Muon for weights and Adam-like for biases, norm scales and embeddings. The encoder has its random "
+    "initial values and no influence.",
+    "training_data": "none",
+    "training_time": "none",
+    "licence": "MIT",
+    "limits": "It is the hand-made rule, no better and no worse. Nothing about it is learned.",
+    "made_by": "python -m ngopt.pretrained --write-untrained",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the shipped untrained checkpoint, or print the card of any checkpoint."""
+    parser = argparse.ArgumentParser(prog="python -m ngopt.pretrained", description=main.__doc__)
+    parser.add_argument("name_or_path", nargs="?", help="print this checkpoint's model card")
+    parser.add_argument("--write-untrained", metavar="DIR", nargs="?", const=str(SHIPPED), help="default: the package")
+    arguments = parser.parse_args(argv)
+    if arguments.write_untrained:
+        target = Path(arguments.write_untrained) / (DEFAULT_PRETRAINED + UNTRAINED)
+        print(save_pretrained(UpdateRule(UpdateConfig()), target, card=UNTRAINED_CARD))
+    else:
+        for key, value in read_card(arguments.name_or_path or DEFAULT_PRETRAINED).items():
+            print(f"{key}: {value}")
+
+
+if __name__ == "__main__":
+    main()

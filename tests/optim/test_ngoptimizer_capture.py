@@ -1,0 +1,434 @@
+"""Capturing the graph from the first forward pass: it works wherever the pass happens, and leaves no mark."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import pickle
+import random
+import weakref
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import ngopt
+from ngopt.optim import capture
+from ngopt.optim.capture import slim_batch, trace_quietly
+from ngopt.optim.match import canonical_name
+from tests.optim.ngoptimizer_cases import BATCH, Net, batch, differing, lively_rule, make_mlp, make_net, train, weights
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_pre_hooks) for module in model.modules())
+
+
+def reference(steps: int = 3) -> dict[str, torch.Tensor]:
+    """Weights of `make_net` after some steps with a graph that was traced beforehand."""
+    model = make_net()
+    optimizer = ngopt.NGOptimizer(model, model=model, example_inputs=batch(0)[0], rule=lively_rule())
+    train(model, optimizer, range(steps))
+    return weights(model)
+
+
+# ---- leaving no mark
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_forward_pass_is_as_without_the_hook(training: bool) -> None:
+    model, twin = make_net().train(training), make_net().train(training)
+    for net in (model, twin):
+        net.wide = nn.Sequential(net.wide, nn.Dropout(0.5))
+        net.head.register_forward_pre_hook(lambda module, args: random.random() and None)
+    optimizer = ngopt.NGOptimizer(model)
+    x, _ = batch(0)
+    model.square.weight.grad = torch.ones_like(model.square.weight)
+    torch.manual_seed(5)
+    random.seed(5)
+    out = model(x)
+    state = torch.get_rng_state(), random.getstate()
+    torch.manual_seed(5)
+    random.seed(5)
+    expected = twin(x)
+    assert optimizer.graph is not None
+    assert torch.equal(out, expected)
+    assert torch.equal(state[0], torch.get_rng_state())
+    assert state[1] == random.getstate()
+    assert differing(weights(model), weights(twin)) == []  # running statistics included
+    assert [module.training for module in model.modules()] == [module.training for module in twin.modules()]
+    assert torch.equal(model.square.weight.grad, torch.ones_like(model.square.weight))
+    assert all(p.grad is None for name, p in model.named_parameters() if name != "square.weight")
+    assert hooks(model) == hooks(twin) == 1
+
+
+def test_nothing_of_the_data_is_kept() -> None:
+    model = make_net()
+    optimizer = ngopt.NGOptimizer(model)
+    x, _ = batch(0)
+    gone = weakref.ref(x)
+    model(x)
+    assert optimizer.graph is not None
+    del x
+    gc.collect()
+    assert gone() is None
+
+
+def test_python_state_of_the_module_is_not_touched() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = make_mlp()
+            self.calls = 0
+            self.last: torch.Tensor | None = None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            self.last = x
+            return self.net(x)
+
+    model = Counting()
+    optimizer = ngopt.NGOptimizer(model)
+    x, _ = batch(0)
+    model(x)
+    assert optimizer.graph is not None
+    assert model.calls == 1
+    assert model.last is x
+
+
+def test_a_module_that_cannot_be_copied_gets_its_buffers_back() -> None:
+    model, twin = make_net(), make_net()
+    cached = (model.wide.weight * 2).sum()  # not a leaf: deepcopy refuses it
+    object.__setattr__(model, "cached", cached)
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(model)
+    optimizer = ngopt.NGOptimizer(model)
+    x, _ = batch(0)
+    assert torch.equal(model(x), twin(x))
+    assert optimizer.graph is not None
+    assert differing(weights(model), weights(twin)) == []
+
+
+def test_an_abandoned_optimizer_is_freed_and_its_hook_goes() -> None:
+    model = make_mlp()
+    optimizer = ngopt.NGOptimizer(model)
+    gone = weakref.ref(optimizer)
+    del optimizer
+    gc.collect()
+    assert gone() is None
+    assert hooks(model) > 0
+    model(batch(0)[0])
+    assert hooks(model) == 0
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_of_the_model_does_not_report(how: str) -> None:
+    model = make_mlp()
+    optimizer = ngopt.NGOptimizer(model)
+    average = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+    average(batch(0)[0])
+    assert optimizer.graph is None
+    assert hooks(average) == 0
+    train(model, optimizer, [0])
+    assert optimizer.graph is not None
+
+
+def test_stand_ins_for_tensors_are_passed_over() -> None:
+    """Exporting or vmapping the model while the hook waits works, and does not count as a forward pass."""
+    model = make_mlp()
+    optimizer = ngopt.NGOptimizer(model)
+    x, _ = batch(0)
+    torch.export.export(model, (x,))
+    torch.func.vmap(model)(x)
+    assert optimizer.graph is None
+    assert hooks(model) > 0
+    torch.func.functional_call(model, dict(model.named_parameters()), (x,))
+    assert optimizer.graph is not None  # by the last of the three
+    assert ngopt.trace(model, (x,)).num_nodes == optimizer.graph.num_nodes
+
+
+def test_exporting_is_no_forward_pass() -> None:
+    """Not even its shapes count: they may be symbols."""
+    model = make_mlp()
+    optimizer = ngopt.NGOptimizer(model)
+    torch.export.export(model, (batch(0)[0],), dynamic_shapes=({0: torch.export.Dim("rows", min=2, max=64)},))
+    for param in model.parameters():
+        param.grad = torch.ones_like(param)
+    with pytest.warns(UserWarning, match="before any forward"):
+        optimizer.step()
+
+
+# ---- wherever it happens
+
+
+@contextlib.contextmanager
+def autocast() -> Iterator[None]:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        yield
+
+
+@pytest.mark.parametrize("context", [contextlib.nullcontext, torch.no_grad, torch.inference_mode, autocast])
+def test_first_pass_inside(context: type) -> None:
+    model = make_net()
+    optimizer = ngopt.NGOptimizer(model, rule=lively_rule())
+    model.norm.eval()
+    with context():
+        model(torch.randn(7, 5))
+    model.norm.train()
+    assert optimizer.graph is not None
+    assert hooks(model) == 0
+    train(model, optimizer, range(3))
+    assert differing(weights(model), reference()) == []
+
+
+def test_half_precision_inputs_under_autocast() -> None:
+    """As when the model is the second half of a network whose first half ran under autocast."""
+    model = make_mlp()
+    optimizer = ngopt.NGOptimizer(model)
+    with autocast():
+        model(batch(0)[0].bfloat16())
+    assert optimizer.graph is not None
+
+
+def test_keyword_inputs_and_nested_outputs() -> None:
+    class Keyworded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = make_mlp()
+
+        def forward(self, *, inputs: dict[str, torch.Tensor], flag: bool = False) -> dict[str, list[torch.Tensor]]:
+            return {"out": [self.net(inputs["x"])] if flag else []}
+
+    model = Keyworded()
+    optimizer = ngopt.NGOptimizer(model)
+    model(inputs={"x": batch(0)[0]}, flag=True)
+    assert {block.name for block in optimizer.graph.blocks} == set(dict(model.named_parameters()))
+
+
+def test_the_network_inside_a_module_that_never_runs() -> None:
+    """As in a LightningModule, whose training step calls ``self.net``."""
+    outer = nn.Module()
+    outer.net = make_net()
+    optimizer = ngopt.NGOptimizer(outer, rule=lively_rule())
+    train(outer.net, optimizer, range(3))
+    assert optimizer.graph is not None
+    assert hooks(outer) == 0
+    assert differing(weights(outer.net), reference()) == []
+
+
+def test_lazy_modules() -> None:
+    """Their first pass makes the parameters, with the user's random numbers; the graph follows at the first step."""
+
+    def make() -> nn.Sequential:
+        torch.manual_seed(3)
+        return nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 3))
+
+    model, twin = make(), make()
+    optimizer = ngopt.NGOptimizer(model)
+    torch.manual_seed(4)
+    twin(batch(0)[0])
+    torch.manual_seed(4)
+    model(batch(0)[0])
+    assert differing(weights(model), weights(twin)) == []
+    first = train(model, optimizer, [0])
+    assert len(optimizer.graph.blocks) == 4
+    assert hooks(model) == 0
+    assert train(model, optimizer, [0] * 40) < 0.7 * first
+
+
+def test_distributed_data_parallel() -> None:
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        model = make_net()
+        wrapped = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+        optimizer = ngopt.NGOptimizer(wrapped, rule=lively_rule())
+        assert optimizer.param_groups[0]["param_names"][1] == "conv.weight"
+        train(wrapped, optimizer, range(3))
+        assert optimizer.graph is not None
+        assert differing(weights(model), reference()) == []
+
+        later = make_net()
+        optimizer = ngopt.NGOptimizer(later, rule=lively_rule())
+        train(nn.parallel.DistributedDataParallel(later, find_unused_parameters=True), optimizer, range(3))
+        assert optimizer.graph is not None
+        assert differing(weights(later), reference()) == []
+    finally:
+        dist.destroy_process_group()
+
+
+def test_data_parallel() -> None:
+    model = make_net()
+    wrapped = nn.DataParallel(model)
+    optimizer = ngopt.NGOptimizer(wrapped, rule=lively_rule())
+    train(wrapped, optimizer, range(3))
+    assert optimizer.graph is not None
+    assert hooks(wrapped) == 0
+    assert differing(weights(model), reference()) == []
+
+
+def test_one_layer_compiled() -> None:
+    """Compiling a part of the model only changes neither names nor steps."""
+    torch.compiler.reset()
+    model, twin = make_mlp(), make_mlp()
+    model[0] = torch.compile(model[0], backend="eager")
+    optimizer = ngopt.NGOptimizer(model, rule=lively_rule())
+    train(model, optimizer, range(3))
+    assert len(optimizer.graph.blocks) == 4
+    train(twin, ngopt.NGOptimizer(twin, rule=lively_rule()), range(3))
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_inputs_as_a_mapping() -> None:
+    model = Plain()
+    optimizer = ngopt.NGOptimizer(model, example_inputs={"x": batch(0)[0]})
+    assert len(optimizer.graph.blocks) == 4
+    optimizer = ngopt.NGOptimizer(model, example_kwargs={"x": batch(0)[0]})
+    assert len(optimizer.graph.blocks) == 4
+    with pytest.raises(ngopt.TraceError):
+        ngopt.NGOptimizer(model, example_inputs=torch.zeros(2, 99))
+
+
+class Plain(nn.Module):
+    """A module of the user's own: `torch.compile` runs its hooks as ordinary Python, unlike those of containers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = make_mlp()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[batch, feature] -> [batch, class]."""
+        return self.net(x)
+
+
+@pytest.mark.parametrize("fullgraph", [False, True])
+@pytest.mark.parametrize("when", ["before", "after", "in place"])
+@pytest.mark.parametrize("make", [make_mlp, Plain])
+def test_compiled(make: type, when: str, fullgraph: bool) -> None:
+    """Compiled before or after the optimizer is built: the same steps as eager, and the model stays compiled."""
+    torch.compiler.reset()
+    model, twin = make(), make()
+    compiled_ops = []
+
+    def backend(graph: torch.fx.GraphModule, _: list) -> object:
+        compiled_ops.append(len(graph.graph.nodes))
+        return graph.forward
+
+    if when == "before":
+        run = torch.compile(model, backend=backend, fullgraph=fullgraph)
+        optimizer = ngopt.NGOptimizer(run, rule=lively_rule())
+    else:
+        optimizer = ngopt.NGOptimizer(model, rule=lively_rule())
+        run = model
+        if when == "after":
+            run = torch.compile(model, backend=backend, fullgraph=fullgraph)
+        else:
+            model.compile(backend=backend, fullgraph=fullgraph)
+    train(run, optimizer, range(4))
+    assert optimizer.graph is not None
+    assert hooks(model) == 0
+    assert 1 <= len(compiled_ops) <= 2  # at most one recompilation, when the hook goes
+    assert set(optimizer.param_groups[0]["param_names"]) == set(dict(twin.named_parameters()))
+    train(twin, ngopt.NGOptimizer(twin, rule=lively_rule()), range(4))
+    for name, value in twin.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value)
+
+
+def test_compiled_step() -> None:
+    """``torch.compile`` of the optimizer's step runs it as it is."""
+    torch.compiler.reset()
+    model = make_net()
+    optimizer = ngopt.NGOptimizer(model, rule=lively_rule())
+    step = torch.compile(optimizer.step, backend="eager")
+    for index in range(3):
+        x, y = batch(index)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        step()
+    assert differing(weights(model), reference()) == []
+
+
+# ---- when it fails
+
+
+def test_a_failed_trace_warns_once_and_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ngopt.errors.TraceError("no such luck")
+
+    monkeypatch.setattr(capture, "trace_quietly", fail)
+    model = make_mlp()
+    optimizer = ngopt.NGOptimizer(model)
+    before = weights(model)
+    with pytest.warns(UserWarning, match="TraceError: no such luck.*per-tensor rule") as caught:
+        train(model, optimizer, range(3))
+    assert len(caught) == 1
+    assert optimizer.graph is None
+    assert hooks(model) == 0
+    assert set(differing(before, weights(model))) == before.keys()
+
+
+def test_a_failed_trace_of_two_rows_falls_back_to_the_batch() -> None:
+    class Choosy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = make_mlp()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.shape[0] != BATCH:
+                raise ValueError("wrong batch size")
+            return self.net(x)
+
+    model = Choosy()
+    optimizer = ngopt.NGOptimizer(model)
+    train(model, optimizer, [0])
+    assert len(optimizer.graph.blocks) == 4
+
+
+def test_errors_of_the_users_model_are_the_users() -> None:
+    model = make_mlp()
+    ngopt.NGOptimizer(model)
+    with pytest.raises(RuntimeError, match="shape"):
+        model(torch.zeros(4, 99))
+
+
+# ---- the small parts
+
+
+def test_slimming() -> None:
+    x, y = torch.arange(12.0).reshape(6, 2), torch.arange(6)
+    args, kwargs = slim_batch(((x, 3), {"y": [y], "scale": torch.tensor(2.0)}))
+    assert args[0].tolist() == x[:2].tolist()
+    assert args[1] == 3
+    assert kwargs["y"][0].tolist() == [0, 1]
+    assert kwargs["scale"].item() == 2.0
+    assert slim_batch(((x, y[:5]), {})) is None  # no common batch
+    assert slim_batch(((x[:2],), {})) is None  # nothing to gain
+    assert slim_batch(((x, object()), {})) is None  # an unknown object may hold tensors of its own
+    assert slim_batch(((3,), {})) is None
+
+
+def test_tracing_sees_two_rows() -> None:
+    seen = []
+
+    class Watching(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(tuple(x.shape))
+            return super().forward(x)
+
+    trace_quietly(Watching(), torch.randn(50, 5))
+    assert set(seen) == {(2, 5)}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("module.conv.weight", "conv.weight"),
+        ("_orig_mod.module.conv.weight", "conv.weight"),
+        ("blocks.0._orig_mod.weight", "blocks.0.weight"),
+        ("conv.module.weight", "conv.module.weight"),
+    ],
+)
+def test_names_without_wrappers(name: str, expected: str) -> None:
+    assert canonical_name(name) == expected

@@ -1,0 +1,93 @@
+"""Every example runs on its tiny model, uses the neural graph, and learns."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import ngopt
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+# What other packages warn of is theirs; what ngopt warns of shows in the assertions: a graph not captured is None.
+ignoring_warnings = pytest.mark.filterwarnings("ignore")
+
+
+def load(name: str) -> ModuleType:
+    """Import an example from its file."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def needs(package: str) -> None:
+    """Skip unless a package can be imported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip(package, reason=f"the example needs {package}")
+
+
+def test_every_example_is_tested() -> None:
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tested
+
+
+@ignoring_warnings
+def test_plain_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    needs("sklearn")
+    example = load("plain_loop")
+    assert example.main(["--steps", "60"]) > 0.9
+    assert "test accuracy" in capsys.readouterr().out
+    assert example.main(["--steps", "3", "--optimizer", "adamw"]) < 0.9  # control: the task is not trivial
+
+
+@ignoring_warnings
+def test_hf_trainer(tmp_path: Path) -> None:
+    needs("transformers")
+    needs("accelerate")
+    example = load("hf_trainer")
+    state = torch.get_rng_state()
+    whole = example.main(["--steps", "24", "--output", str(tmp_path)])
+    optimizer = whole.optimizer.optimizer
+    assert isinstance(optimizer, ngopt.NGOptimizer)
+    assert {block.name for block in optimizer.graph.blocks} <= {name for name, _ in whole.model.named_parameters()}
+    assert optimizer.param_groups[0]["step"] == 24
+    losses = [entry["loss"] for entry in whole.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.7 * losses[0]
+
+    resumed = example.main(["--steps", "24", "--resume", str(tmp_path / "checkpoint-12")])
+    assert resumed.optimizer.optimizer.param_groups[0]["step"] == 24
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+    torch.set_rng_state(state)
+
+
+@ignoring_warnings
+def test_lightning_module() -> None:
+    needs("lightning")
+    example = load("lightning_module")
+    module = example.main(["--epochs", "2"])
+    (optimizer,) = module.trainer.optimizers
+    assert isinstance(optimizer, ngopt.NGOptimizer)
+    assert {block.name for block in optimizer.graph.blocks} == {name for name, _ in module.net.named_parameters()}
+    assert optimizer.param_groups[0]["step"] == len(module.losses) == 32
+    assert sum(module.losses[-8:]) < 0.8 * sum(module.losses[:8])
+
+
+def test_snippets_of_the_optimizer_page() -> None:
+    """The Python snippets of docs/optimizer.md run, one after the other, in one namespace, without a warning."""
+    page = (EXAMPLES.parent / "docs" / "optimizer.md").read_text()
+    snippets = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    assert len(snippets) >= 6
+    namespace: dict[str, object] = {"__name__": "docs"}
+    for snippet in snippets:
+        exec(compile(snippet, "docs/optimizer.md", "exec"), namespace)
+    assert namespace["optimizer"].skipped_steps == 1

@@ -1,0 +1,63 @@
+"""Dependencies point one way: graph -> encoder -> optim, and nothing in ngopt knows who uses it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_IMPORT = {  # package: what it may import of this repository, besides itself
+    "ngopt/graph": {"ngopt.errors"},
+    "ngopt/encoder": {"ngopt.errors", "ngopt.graph"},
+    "ngopt/optim": {"ngopt.errors", "ngopt.graph", "ngopt.encoder", "ngopt.pretrained"},
+    "ngopt": {"ngopt"},
+    "meta_train": {"ngopt"},
+    "benchmarks": {"ngopt", "meta_train"},
+}
+OURS = ("ngopt", "meta_train", "benchmarks", "tests")
+
+
+def imported_modules(source: str, package: str) -> set[str]:
+    """Absolute names of all modules that a source text imports, wherever in the text."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parent = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parent, *([node.module] if node.module else [])])
+            names |= {base} if base != "ngopt" else {f"ngopt.{alias.name}" for alias in node.names}
+    return names
+
+
+def wrong_imports(folder: str) -> list[str]:
+    """Imports in a folder that point the wrong way, as ``file: module``."""
+    allowed = {folder.replace("/", "."), *MAY_IMPORT[folder]}
+    wrong = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        package = ".".join(path.parent.relative_to(ROOT).parts)
+        for name in sorted(imported_modules(path.read_text(encoding="utf-8"), package)):
+            if name.split(".")[0] in OURS and not any(name == a or name.startswith(a + ".") for a in allowed):
+                wrong.append(f"{path.relative_to(ROOT)}: {name}")
+    return wrong
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_point_one_way(folder: str) -> None:
+    assert (ROOT / folder).is_dir()
+    assert wrong_imports(folder) == []
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("from ngopt import optim", {"ngopt.optim"}),
+        ("def f():\n    import ngopt.optim.update", {"ngopt.optim.update"}),
+        ("from ..encoder import x", {"ngopt.encoder"}),
+        ("from . import rules", {"ngopt.graph"}),
+    ],
+)
+def test_every_form_of_import_is_seen(source: str, expected: set[str]) -> None:
+    assert imported_modules(source, "ngopt.graph") == expected
