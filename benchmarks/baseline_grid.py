@@ -27,7 +27,9 @@ from benchmarks.models import MODELS
 GRID: dict[str, list[dict[str, Any]]] = {
     "AdamW": [
         {"lr": lr, "weight_decay": weight_decay, "beta2": beta2}
-        for lr, weight_decay, beta2 in itertools.product((0.005, 0.01, 0.02, 0.03), (0.0, 0.01), (0.99, 0.999))
+        for lr, weight_decay, beta2 in itertools.product(
+            (0.005, 0.01, 0.02, 0.03, 0.05, 0.08), (0.0, 0.01), (0.99, 0.999)
+        )
     ],
     "Muon": [
         {"lr": lr, "adam_lr": adam_lr, "momentum": momentum}

@@ -8,6 +8,7 @@ finds the sibling sets that are wrong.
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -84,14 +85,36 @@ def _draw(name: str, tensor: Tensor, seed: int) -> Tensor:
 def evaluate(
     module: nn.Module, state: Mapping[str, Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> list[Tensor]:
-    """Outputs of the module in float64 and evaluation mode, with the given state."""
-    with evaluating(module), torch.no_grad(), double_precision():
+    """Outputs of the module in float64 and evaluation mode, with the given state; what it draws, it draws alike."""
+    with evaluating(module), torch.no_grad(), double_precision(), _seeded():
         buffers = dict(module.named_buffers(remove_duplicate=False))  # copied: a forward pass may write to them
-        copies = {name: tensor.clone() if name in buffers else tensor for name, tensor in state.items()}
+        places = _places(module)
+        copies = {n: t.clone() if n in buffers else t for n, t in state.items() if n in places}
         outputs = torch.func.functional_call(
             module, copies, tuple(as_double(args)), dict(as_double(kwargs)), tie_weights=False
         )
     return [t for t in output_tensors(outputs) if t.is_floating_point()]
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """The same random numbers every time (torch's own state is restored by `evaluating`)."""
+    state = random.getstate()
+    try:
+        random.seed(0)
+        torch.manual_seed(0)
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _places(module: nn.Module) -> set[str]:
+    """One name per slot of a submodule: `functional_call` does not restore what it fills under two names."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, child in module.named_modules()
+        for name in (*child._parameters, *child._buffers)
+    }
 
 
 def relative_error(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:

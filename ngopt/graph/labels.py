@@ -125,6 +125,9 @@ class Algebra:
         fields, marks = ([compress(run(field)) for field in group] for group in (x.fields, x.marks))
         out = Label(shape, _dedupe(fields), _dedupe(marks), tags=x.tags)
         if not lossless:
+            for before, after in zip(x.fields, fields, strict=True):
+                if before.numel() > 1 and after.numel() == 1:  # one neuron, read by itself
+                    self.table.freeze(after.numpy().ravel())
             tangled = {axis for field in out.fields if not is_regular(field) for axis in varying(field)}
             if tangled:
                 out = self.rigid(out, tangled)
@@ -190,7 +193,7 @@ class Algebra:
         for field in frozen:
             self.table.freeze(field.numpy().ravel())
         touched = chosen.union(*(varying(f) for f in frozen))
-        marks = tuple(m for m in x.marks if not varying(m) & touched) + axis_marks(x.shape, touched)
+        marks = tuple(m for m in x.marks if not varying(m) <= touched) + axis_marks(x.shape, touched)
         self._cross(kept, marks)
         return replace(x, fields=kept, marks=_dedupe(marks), value=None)
 

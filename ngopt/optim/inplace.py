@@ -203,11 +203,16 @@ def step_matrix_(item: Item, config: UpdateConfig) -> None:
     if item.gates is None:
         floor = floor / unit  # in place of multiplying the direction with it
     else:
-        direction, scale = mix(item, direction, unit), scale * torch.exp(item.gates.tensor[BASIS])
+        direction, scale = mix(item, direction, unit, nesterov), scale * torch.exp(item.gates.tensor[BASIS])
     _descend_(item, direction, item.rate * scale / _rms(direction).clamp_min(floor))
 
 
-def mix(item: Item, polar: Tensor, unit: float) -> Tensor:  # [group, row, col * tap]
+def mix(
+    item: Item,
+    polar: Tensor,  # [group, row, col * tap], overwritten
+    unit: float,
+    scratch: Tensor,  # of the same number of entries, overwritten
+) -> Tensor:  # [group, row, col * tap]
     """`ngopt.optim.gates.combine` for a matrix: every gate is an outer sum, and norms are folded into its summands."""
     (group, row, col, tap), gates = item.plan.matrix_shape, item.gates
     assert gates is not None and gates.col is not None
@@ -218,11 +223,14 @@ def mix(item: Item, polar: Tensor, unit: float) -> Tensor:  # [group, row, col *
     def along_cols(x: Tensor) -> Tensor:
         return x.reshape(group, 1, col, 1).expand(group, 1, col, tap).reshape(group, 1, col * tap)
 
+    # Into buffers: left to itself, an outer sum comes out transposed, and all that follows is ten times slower.
+    gate = torch.empty_like(polar, memory_format=torch.contiguous_format)
+    rows, cols = (gates.row[0] + (gates.tensor[0] + 1.0)) * unit, gates.col[0] * unit
+    mixed = polar.mul_(torch.add(along_rows(rows), along_cols(cols), out=gate))
     row_square, col_square = item.state["row_square"], item.state["col_square"]
-    mixed = (along_rows(gates.row[0] + (gates.tensor[0] + 1.0)) * unit + along_cols(gates.col[0] * unit)).mul_(polar)
-    factored = along_rows(torch.rsqrt(row_square + EPS**2)) * along_cols(torch.rsqrt(col_square + EPS**2))
+    rows, cols = torch.rsqrt(row_square + EPS**2), torch.rsqrt(col_square + EPS**2)
+    factored = torch.mul(along_rows(rows), along_cols(cols), out=scratch.view(mixed.shape))
     factored.mul_(item.view(item.state["momentum"]))
-    gate = torch.empty_like(mixed)
     for k, direction in enumerate((factored, item.view(item.gradient), item.view(item.weight)), 1):
         factor = 1.0 / _rms(direction)
         rows, cols = (gates.row[k] + gates.tensor[k]) * factor, gates.col[k] * factor

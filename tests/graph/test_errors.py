@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections import Counter
 from typing import Any
@@ -194,3 +195,21 @@ def test_no_warnings_on_plain_models():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ngopt.trace(nn.TransformerEncoderLayer(8, 2, 6, batch_first=True), torch.randn(2, 3, 8))
+
+
+class Noisy(nn.Module):
+    """Draws random numbers in evaluation mode, torch's and Python's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 7), nn.Linear(7, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.tanh(self.first(x + torch.randn_like(x))) * random.random())
+
+
+def test_modules_that_draw_random_numbers_are_certified():
+    python = random.getstate()
+    graph = ngopt.trace(Noisy(), torch.randn(2, 5))
+    assert [(s.degree, s.copies) for s in graph.symmetries] == [(7, 1)]
+    assert random.getstate() == python

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from ngopt.graph.labels import Label
+from ngopt.graph.labels import Label, axis_marks
 from ngopt.graph.rules.registry import Tracer, rule
 
 aten = torch.ops.aten
@@ -37,6 +37,12 @@ def pointwise(tracer: Tracer, *args: Any, **kwargs: Any) -> list[Label] | Label:
     if name in ACTIVATIONS and "activation" in out.tags:
         tracer.record(out, name)
     return [out] * len(tracer.shapes) if len(tracer.shapes) > 1 else out
+
+
+@rule(aten.rand_like, aten.randn_like, aten.randint_like, aten.bernoulli)
+def noise(tracer: Tracer, x: Label, *args: Any, **kwargs: Any) -> Label:
+    """Drawn position by position, whatever the ids are: every position has a draw of its own."""
+    return Label(tracer.shape, marks=axis_marks(tracer.shape), tags=x.tags)
 
 
 @rule(aten.copy)
