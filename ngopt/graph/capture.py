@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def output_tensors(outputs: Any) -> list[Tensor]:
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, plain (unfused) attention, and the caller's random state and modes untouched afterwards."""
     modes = [(m, m.training) for m in module.modules()]
+    python_state = random.getstate()
     fast_path = torch.backends.mha.get_fastpath_enabled()
     devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
     with contextlib.ExitStack() as stack:
@@ -72,6 +74,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(False)
             yield
         finally:
+            random.setstate(python_state)
             torch.backends.mha.set_fastpath_enabled(fast_path)
             for m, training in modes:
                 m.training = training

@@ -86,7 +86,9 @@ def evaluate(
     module: nn.Module, state: Mapping[str, Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> list[Tensor]:
     """Outputs of the module in float64 and evaluation mode, with the given state; what it draws, it draws alike."""
-    with evaluating(module), torch.no_grad(), double_precision(), _seeded():
+    with evaluating(module), torch.no_grad(), double_precision():
+        random.seed(0)  # `evaluating` restores both
+        torch.manual_seed(0)
         buffers = dict(module.named_buffers(remove_duplicate=False))  # copied: a forward pass may write to them
         places = _places(module)
         copies = {n: t.clone() if n in buffers else t for n, t in state.items() if n in places}
@@ -94,18 +96,6 @@ def evaluate(
             module, copies, tuple(as_double(args)), dict(as_double(kwargs)), tie_weights=False
         )
     return [t for t in output_tensors(outputs) if t.is_floating_point()]
-
-
-@contextlib.contextmanager
-def _seeded() -> Iterator[None]:
-    """The same random numbers every time (torch's own state is restored by `evaluating`)."""
-    state = random.getstate()
-    try:
-        random.seed(0)
-        torch.manual_seed(0)
-        yield
-    finally:
-        random.setstate(state)
 
 
 def _places(module: nn.Module) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-DEFAULT_LR = 0.1
+DEFAULT_LR = 0.07
 
 
 @dataclass(frozen=True, kw_only=True)

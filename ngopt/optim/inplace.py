@@ -229,7 +229,7 @@ def mix(
     mixed = polar.mul_(torch.add(along_rows(rows), along_cols(cols), out=gate))
     row_square, col_square = item.state["row_square"], item.state["col_square"]
     rows, cols = torch.rsqrt(row_square + EPS**2), torch.rsqrt(col_square + EPS**2)
-    factored = torch.mul(along_rows(rows), along_cols(cols), out=scratch.view(mixed.shape))
+    factored = torch.mul(along_rows(rows), along_cols(cols), out=scratch.reshape(mixed.shape))
     factored.mul_(item.view(item.state["momentum"]))
     for k, direction in enumerate((factored, item.view(item.gradient), item.view(item.weight)), 1):
         factor = 1.0 / _rms(direction)
