@@ -8,15 +8,17 @@ import platform
 import tempfile
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import ngopt
+
 SCHEMA = 1
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-PACKAGES = ("ngopt", "torch", "numpy", "torch_geometric")
+PACKAGES = ("numpy", "torch_geometric")
 
 
 def new_results(command: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
@@ -39,13 +41,8 @@ def new_results(command: Sequence[str], settings: dict[str, Any]) -> dict[str, A
 
 def versions() -> dict[str, str]:
     """Python's and the packages' that decide about numbers."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found | {"torch": torch.__version__}
+    found = {"python": platform.python_version(), "ngopt": ngopt.__version__, "torch": torch.__version__}
+    return found | {name: version(name) for name in PACKAGES}
 
 
 def machine() -> dict[str, Any]:

@@ -37,7 +37,7 @@ def build_graph(labelling: Labelling, structure: Structure, certified: bool) -> 
                 ids = _axis_ids(labelling, name, layout, axis).ravel()
                 nodes.add(
                     home[structure.class_of[ids]],
-                    name.removesuffix(".weight") + way,
+                    name.removesuffix(".weight").removesuffix("_weight") + way,
                     structure.table.role[ids].astype(np.int64),
                 )
     nodes.add_blocks(home)

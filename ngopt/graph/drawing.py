@@ -10,7 +10,7 @@ from ngopt.graph.neural_graph import NeuralGraph, NodeGroup
 
 COLOURS = {"fixed": "#dddddd", "neuron": "#a6cee3", "block": "#fdbf6f"}
 INK, LINK, VECTOR = "#333333", "#1f5f8b", "#b15928"
-COLUMN, ROW, HEAD, MARGIN = 1.75, 0.26, 1.15, 2.4  # inches
+COLUMN, ROW, HEAD, MARGIN = 1.6, 0.24, 0.95, 2.4  # inches
 MAX_ROWS = 90
 
 
@@ -34,13 +34,13 @@ def draw(graph: NeuralGraph, path: str | PathLike[str]) -> None:
     blocks = graph.blocks[:MAX_ROWS]
     memberships = _memberships(graph)
     rows = len(blocks) + len(memberships) + (len(graph.blocks) > MAX_ROWS)
-    width, height = MARGIN + COLUMN * len(column), HEAD + 0.65 + ROW * (rows + 1)
+    width, height = MARGIN + COLUMN * len(column), HEAD + 0.5 + ROW * (rows + 1)
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(-MARGIN, width - MARGIN)
-    axes.set_ylim(-ROW * (rows + 1), HEAD + 0.65)
+    axes.set_ylim(-ROW * (rows + 1), HEAD + 0.5)
 
     x = {name: COLUMN * (i + 0.5) for name, i in column.items()}
     actions = _actions(graph)
@@ -67,7 +67,7 @@ def draw(graph: NeuralGraph, path: str | PathLike[str]) -> None:
         axes.text(-0.1, -ROW * rows, text, ha="right", va="center", fontsize=6.5)
     note = "certified by numbers" if graph.certified else "not certified"
     title = f"{graph.num_nodes:,} nodes, {graph.num_parameters:,} parameters; symmetries {note}"
-    axes.text(-MARGIN + 0.1, HEAD + 0.45, title, fontsize=9, va="center", color=INK)
+    axes.text(-MARGIN + 0.1, HEAD + 0.3, title, fontsize=9, va="center", color=INK)
     figure.savefig(path, dpi=140)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ngopt.encoder.features import row_and_column_sums
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.basis import BASIS, EPS, adam_direction, directions, floor_of, rms
 from ngopt.optim.config import DEFAULT_LR, UpdateConfig
@@ -108,7 +109,7 @@ def accumulate_(items: Sequence[Item], config: UpdateConfig) -> None:
         if item.plan.orthogonal:
             square, (_, row, col, tap) = item.plan.to_matrix(item.gradient).square(), item.plan.matrix_shape
             old += [item.state["row_square"], item.state["col_square"]]
-            new += [square.sum((2, 3)), square.sum((1, 3))]
+            new += row_and_column_sums(square)
             counts += [float(col * tap), float(row * tap)]
     if new:
         torch._foreach_div_(new, counts)

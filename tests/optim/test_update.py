@@ -211,7 +211,7 @@ def test_deep_network_does_not_blow_up_at_the_default_rate(size: float) -> None:
     graph, rule = ngopt.trace(model, x), trained_rule(size=size, seed=6)
     labels = torch.arange(64) % CLASSES
     losses = []
-    for weights, _ in run(model, x, graph, rule, 40, in_place=True):
+    for weights, _ in run(model, x, graph, rule, 40, in_place=True, total_steps=40):
         outputs = torch.func.functional_call(model, weights, (x,))
         losses.append(nn.functional.cross_entropy(outputs, labels).item())
     assert max(losses) < 3.0  # ln 10 = 2.3 is chance
