@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parse(argv)
     if arguments.update_readme:
         publish(arguments.out)
+        print(f"README.md now shows {arguments.out / 'results.json'}.")
         return
     split = prepare(load(arguments.dataset))
     split = Split(*(t.to(arguments.device) for t in vars(split).values()))
