@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import ngopt
+from ngopt.graph import __main__ as cli
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 # What other packages warn of is theirs; what ngopt warns of shows in the assertions: a graph not captured is None.
@@ -80,6 +81,17 @@ def test_lightning_module() -> None:
     assert {block.name for block in optimizer.graph.blocks} == {name for name, _ in module.net.named_parameters()}
     assert optimizer.param_groups[0]["step"] == len(module.losses) == 32
     assert sum(module.losses[-8:]) < 0.8 * sum(module.losses[:8])
+
+
+def test_tiny_transformer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command that drew the README's picture, with the symmetries that the text promises."""
+    model = load("tiny_transformer").tiny_transformer()
+    graph = ngopt.trace(model, torch.randint(11, (2, 5)))
+    assert sorted((s.degree, s.copies) for s in graph.symmetries) == [(3, 1), (4, 3), (4, 3), (12, 1), (16, 1)]
+    picture = tmp_path / "graph.png"
+    assert cli.main(["examples.tiny_transformer:tiny_transformer", "--input", "2,5:int", "--draw", str(picture)]) == 0
+    assert "S_12" in capsys.readouterr().out
+    assert picture.stat().st_size > 10_000
 
 
 def test_snippets_of_the_optimizer_page() -> None:

@@ -27,6 +27,7 @@ from ngopt.optim.rule import ParamState, UpdateRule
 from ngopt.optim.schedule import is_refresh, warmup_and_decay
 
 SMALL = 2**16  # parameters of at most so many entries are packed
+CHUNK = 2**17  # entries of a large matrix that are mixed at a time on a CPU
 
 
 @dataclass(slots=True)
@@ -204,17 +205,16 @@ def step_matrix_(item: Item, config: UpdateConfig) -> None:
     if item.gates is None:
         floor = floor / unit  # in place of multiplying the direction with it
     else:
-        direction, scale = mix(item, direction, unit, nesterov), scale * torch.exp(item.gates.tensor[BASIS])
+        direction, scale = mix_(item, direction, unit), scale * torch.exp(item.gates.tensor[BASIS])
     _descend_(item, direction, item.rate * scale / _rms(direction).clamp_min(floor))
 
 
-def mix(
-    item: Item,
-    polar: Tensor,  # [group, row, col * tap], overwritten
-    unit: float,
-    scratch: Tensor,  # of the same number of entries, overwritten
-) -> Tensor:  # [group, row, col * tap]
-    """`ngopt.optim.gates.combine` for a matrix: every gate is an outer sum, and norms are folded into its summands."""
+def mix_(item: Item, polar: Tensor, unit: float) -> Tensor:  # [group, row, col * tap]
+    """`ngopt.optim.gates.combine` for a large matrix, written over ``polar``.
+
+    Every gate is an outer sum, and the factored Adam direction the momentum times an outer product. Rows are done a few
+    at a time, so that on a CPU what is made on the way stays in the cache.
+    """
     (group, row, col, tap), gates = item.plan.matrix_shape, item.gates
     assert gates is not None and gates.col is not None
 
@@ -224,19 +224,28 @@ def mix(
     def along_cols(x: Tensor) -> Tensor:
         return x.reshape(group, 1, col, 1).expand(group, 1, col, tap).reshape(group, 1, col * tap)
 
-    # Into buffers: left to itself, an outer sum comes out transposed, and all that follows is ten times slower.
-    gate = torch.empty_like(polar, memory_format=torch.contiguous_format)
-    rows, cols = (gates.row[0] + (gates.tensor[0] + 1.0)) * unit, gates.col[0] * unit
-    mixed = polar.mul_(torch.add(along_rows(rows), along_cols(cols), out=gate))
-    row_square, col_square = item.state["row_square"], item.state["col_square"]
-    rows, cols = torch.rsqrt(row_square + EPS**2), torch.rsqrt(col_square + EPS**2)
-    factored = torch.mul(along_rows(rows), along_cols(cols), out=scratch.reshape(mixed.shape))
-    factored.mul_(item.view(item.state["momentum"]))
-    for k, direction in enumerate((factored, item.view(item.gradient), item.view(item.weight)), 1):
-        factor = 1.0 / _rms(direction)
-        rows, cols = (gates.row[k] + gates.tensor[k]) * factor, gates.col[k] * factor
-        mixed.addcmul_(direction, torch.add(along_rows(rows), along_cols(cols), out=gate))
-    return mixed
+    momentum, gradient, weight = (item.view(x) for x in (item.state["momentum"], item.gradient, item.weight))
+    row_root = along_rows(torch.rsqrt(item.state["row_square"] + EPS**2))
+    col_root = along_cols(torch.rsqrt(item.state["col_square"] + EPS**2))
+    # Outer sums and products go into buffers: left to themselves they come out transposed, and all else gets slow.
+    step = row if polar.device.type != "cpu" else max(1, min(row, CHUNK // (group * col * tap)))
+    buffers = [torch.empty_like(polar[:, :step], memory_format=torch.contiguous_format) for _ in range(2)]
+    chunks = [(slice(i, i + step), *(b[:, : min(step, row - i)] for b in buffers)) for i in range(0, row, step)]
+
+    norms = []
+    for rows, gate, factored in chunks:
+        torch.mul(row_root[:, rows], col_root, out=gate)
+        norms.append(torch.linalg.vector_norm(torch.mul(gate, momentum[:, rows], out=factored)))
+    factors = [unit, 1.0 / torch.sqrt(torch.stack(norms).square().sum() / polar.numel() + EPS**2)]
+    factors += [1.0 / _rms(gradient), 1.0 / _rms(weight)]
+    row_gates = [along_rows((gates.row[k] + (gates.tensor[k] + float(k == 0))) * f) for k, f in enumerate(factors)]
+    col_gates = [along_cols(gates.col[k] * f) for k, f in enumerate(factors)]
+    for rows, gate, factored in chunks:
+        mixed = polar[:, rows].mul_(torch.add(row_gates[0][:, rows], col_gates[0], out=gate))
+        torch.mul(row_root[:, rows], col_root, out=factored).mul_(momentum[:, rows])
+        for k, direction in enumerate((factored, gradient[:, rows], weight[:, rows]), 1):
+            mixed.addcmul_(direction, torch.add(row_gates[k][:, rows], col_gates[k], out=gate))
+    return polar
 
 
 def step_other_(item: Item, config: UpdateConfig) -> None:

@@ -116,6 +116,7 @@ def test_in_place_equals_pure(case: str, trained: bool, with_graph: bool) -> Non
 
 def test_in_place_equals_pure_for_large_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ngopt.optim.inplace.SMALL", 0)
+    monkeypatch.setattr("ngopt.optim.inplace.CHUNK", 30)  # a few rows at a time, and a rest
     for case in CASES:
         model, x, graph = make(case)
         rule = trained_rule()
