@@ -141,6 +141,6 @@ CONSTRUCTIONS: dict[str, Callable[[nn.Module], ngopt.NGOptimizer]] = {
         rule=lively_rule(),
     ),
     "groups": _two_groups,
-    "user_schedule": lambda model: ngopt.NGOptimizer(model, lr=0.05, schedule="user", rule=lively_rule()),
+    "user_schedule": lambda model: ngopt.NGOptimizer(model, lr=0.02, schedule="user", rule=lively_rule()),
     "no_graph": lambda model: ngopt.NGOptimizer(model, graph=False, rule=lively_rule()),
 }
