@@ -27,7 +27,7 @@ from torch import nn
 import ngopt
 from benchmarks.common.results import RESULTS, new_results, write_results, write_text
 from benchmarks.step_cost_models import WORKLOADS, Workload
-from ngopt.optim import inplace, rule
+from ngopt.optim import inplace, rule, step_large, step_small
 from ngopt.optim.update import UpdateRule
 
 ADAMW, MUON, NGOPT, OPEN = "AdamW (foreach)", "Muon + AdamW", "NGOptimizer", "NGOptimizer, gates open"
@@ -36,7 +36,7 @@ PARTS = ("basis", "orthogonalisation", "node statistics", "message passing", "re
 # Where the parts are: (object, name of the function in it). What is left of a step is the readout.
 PLACES: dict[str, tuple[tuple[Any, str], ...]] = {
     "basis": ((inplace, "accumulate_"),),
-    "orthogonalisation": ((inplace, "orthogonalise"),),
+    "orthogonalisation": ((step_small, "orthogonalise"), (step_large, "orthogonalise")),
     "node statistics": ((rule, "node_features"), (rule, "tensor_features")),
     "message passing": ((rule.NeuronMP, "forward"),),
 }

@@ -17,7 +17,7 @@ MATRIX_BASIS = ("orthogonal momentum", "factored Adam", "gradient", "weight")
 ELEMENTWISE_BASIS = ("Adam", "momentum", "gradient", "weight")
 BASIS = len(MATRIX_BASIS)
 EPS = 1e-12  # squared inside every square root: derivatives stay finite in float32, and the scale of the loss drops out
-MATRIX_FLOOR = 0.0
+MATRIX_FLOOR = 0.5
 ELEMENTWISE_FLOOR = 0.2
 
 
@@ -113,6 +113,6 @@ def floor_of(plan: ParamPlan) -> float:
     """Smallest root mean square that a direction is taken to have when it is normalised.
 
     Without it, a direction that is nearly zero in most entries would be blown up in the rest: an embedding of which a
-    batch touches a few rows.
+    batch touches a few rows, or the few singular directions of the gradient of a batch of two.
     """
     return MATRIX_FLOOR if plan.orthogonal else ELEMENTWISE_FLOOR

@@ -28,6 +28,7 @@ class ParamPlan:
         orthogonal: Lead with the orthogonalised momentum; otherwise with the Adam-like direction.
         scale: Factor on its step.
         plain: Whether the matrix view is a mere reshape of the tensor.
+        transposed: Whether the tensor is the transpose of its one matrix.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ParamPlan:
     orthogonal: bool
     scale: float
     plain: bool
+    transposed: bool
 
     def to_matrix(self, tensor: Tensor) -> Tensor:
         """See a tensor shaped like the parameter as ``[group, row, col, tap]``."""
@@ -78,6 +80,7 @@ def plan_param(
         orthogonal=is_matrix and min(row, col * tap) > config.orthogonal.degenerate,
         scale=scale,
         plain=block is None or block.perm == tuple(range(len(block.perm))),
+        transposed=block is not None and block.unfold == block.shape == (col, row) and block.perm == (1, 0),
     )
 
 

@@ -53,7 +53,7 @@ def matrix_step(
     nesterov = (1.0 - decay) * gradient + (1.0 - (1.0 - decay)) * momentum
     row, col = weight.shape
     direction = polar(nesterov) * max(row, col) ** 0.5
-    direction = direction / torch.sqrt(direction.square().mean() + 1e-24)
+    direction = direction / torch.sqrt(direction.square().mean() + 1e-24).clamp_min(0.5)
     scale = (0.5 if is_output else 1.0) / math.sqrt(col)
     rate = -lr * schedule(step, total_steps)
     return rate * (scale * direction + weight_decay * weight), momentum

@@ -114,15 +114,16 @@ def test_in_place_equals_pure(case: str, trained: bool, with_graph: bool) -> Non
         assert distance(flat(s2), flat(s1)) < 100 * tolerance
 
 
-def test_in_place_equals_pure_for_large_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_in_place_equals_pure_for_large_parameters(case: str, trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ngopt.optim.inplace.SMALL", 0)
-    monkeypatch.setattr("ngopt.optim.inplace.CHUNK", 30)  # a few rows at a time, and a rest
-    for case in CASES:
-        model, x, graph = make(case)
-        rule = trained_rule()
-        w1, _ = last(run(model, x, graph, rule, 5, **OPTIONS))
-        w2, _ = last(run(model, x, graph, rule, 5, in_place=True, **OPTIONS))
-        assert distance(w2, w1) < 1e-10
+    monkeypatch.setattr("ngopt.optim.step_large.CHUNK", 30)  # a few rows at a time, and a rest
+    model, x, graph = make(case)
+    rule = trained_rule() if trained else UpdateRule().double()
+    w1, _ = last(run(model, x, graph, rule, 5, **OPTIONS))
+    w2, _ = last(run(model, x, graph, rule, 5, in_place=True, **OPTIONS))
+    assert distance(w2, w1) < 1e-10
 
 
 # ---- invariances

@@ -32,6 +32,20 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(self.embed(x))[0][:, -1])
 
 
+class Transposed(nn.Module):
+    """Weights stored as [in, out], as in GPT-2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(0.3 * torch.randn(7, 12))
+        self.second = nn.Parameter(0.3 * torch.randn(12, 9))
+        self.head = nn.Linear(9, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, feature] -> [batch, class]."""
+        return self.head(torch.relu(torch.relu(x @ self.first) @ self.second))
+
+
 def mlp(*widths: int) -> nn.Sequential:
     """Linear layers with ReLU between."""
     layers: list[nn.Module] = []
@@ -64,6 +78,7 @@ def images(*shape: int) -> Callable[[torch.Generator], Tensor]:
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[torch.Generator], Tensor]]] = {
     "mlp": (lambda: mlp(7, 12, 9, CLASSES), images(7)),
     "cnn": (grouped, images(2, 6, 6)),
+    "transposed": (Transposed, images(7)),
     "lstm": (Recurrent, lambda generator: torch.randint(11, (12, 4), generator=generator)),
 }
 
