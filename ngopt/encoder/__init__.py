@@ -1,0 +1,9 @@
+"""Encoders: from neural graphs to embeddings of neurons and weights, and networks that read networks."""
+
+from ngopt.encoder.base import Encoder
+from ngopt.encoder.metanetwork import Metanetwork, metanetwork
+from ngopt.encoder.neuron_mp import NeuronMP
+from ngopt.encoder.ng_gnn import NGGNN
+from ngopt.encoder.ng_t import NGT
+
+__all__ = ["NGGNN", "NGT", "Encoder", "Metanetwork", "NeuronMP", "metanetwork"]

@@ -13,6 +13,7 @@ import dataclasses
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
+    from ngopt.graph.scaling import Scaling
     from ngopt.graph.symmetry import Generator, Symmetries
 
 
@@ -87,14 +89,17 @@ class ParamBlock:
         return cols * taps if self.is_edge else 1
 
     def to_matrix(self, tensor: Tensor) -> Tensor:
-        """See a tensor shaped like the parameter as ``[group, row, col, tap]``."""
-        return tensor.reshape(self.unfold).permute(self.perm).reshape(self.matrix_shape)
+        """See a tensor shaped like the parameter as ``[group, row, col, tap]``; leading axes stay as they are."""
+        lead = tensor.shape[: tensor.ndim - len(self.shape)]
+        perm = (*range(len(lead)), *(len(lead) + axis for axis in self.perm))
+        return tensor.reshape(*lead, *self.unfold).permute(perm).reshape(*lead, *self.matrix_shape)
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
         """Inverse of `to_matrix`, bit for bit."""
+        lead = matrix.shape[:-4]
         permuted = tuple(self.unfold[axis] for axis in self.perm)
-        inverse = tuple(self.perm.index(axis) for axis in range(len(self.perm)))
-        return matrix.reshape(permuted).permute(inverse).reshape(self.shape)
+        inverse = (*range(len(lead)), *(len(lead) + self.perm.index(axis) for axis in range(len(self.perm))))
+        return matrix.reshape(*lead, *permuted).permute(inverse).reshape(*lead, *self.shape)
 
     def to(self, device: torch.device | str) -> ParamBlock:
         """The same block with its index tensors on ``device``."""
@@ -116,6 +121,7 @@ class NeuralGraph:
     symmetries: Symmetries | None = None  # iterates over `Symmetry`; None for graphs made by hand
     certified: bool = False  # whether every symmetry was checked by numbers
     program: tuple[str, ...] = ()  # the ops of the forward pass with their settings
+    scalings: tuple[Scaling, ...] = ()  # sign and scale symmetries; found only if `trace` is asked to
 
     @property
     def num_nodes(self) -> int:
@@ -137,6 +143,10 @@ class NeuralGraph:
 
     def fingerprint(self) -> str:
         """A hash of the function's structure: equal for equal architectures, whatever the weights or their order."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         from ngopt.graph.export import fingerprint
 
         return fingerprint(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ngopt.graph.capture import capture
 from ngopt.graph.certificate import failing_sets
 from ngopt.graph.labelling import Labelling, label_program
 from ngopt.graph.neural_graph import NeuralGraph
+from ngopt.graph.scaling import find_scalings
 from ngopt.graph.structure import Structure
 from ngopt.graph.symmetry import Symmetries
 
@@ -26,6 +28,7 @@ def trace(
     example_kwargs: Mapping[str, Any] | None = None,
     strict: bool = False,
     certify: bool = True,
+    scalings: bool = False,
 ) -> NeuralGraph:
     """Find the neural graph of any module from one forward pass.
 
@@ -41,6 +44,8 @@ def trace(
         strict: Raise on ops that have no rule, instead of freezing what they touch.
         certify: Check every discovered symmetry by numbers, in float64, on random parameters; what fails is frozen.
             Modules on the meta device have no numbers and are not certified; see `NeuralGraph.certified`.
+        scalings: Also look for sign and scale symmetries, ``graph.scalings``; see `ngopt.graph.scaling`. They are
+            checked by numbers, and so not looked for on the meta device.
 
     Returns:
         The graph, with ``graph.symmetries`` and ``graph.generators()``.
@@ -69,7 +74,11 @@ def trace(
     on_meta = any(t.is_meta for t in (*model.parameters(), *model.buffers()))
     if certify and not on_meta:
         structure = _certified(model, labelling, structure, args, kwargs)
-    return build_graph(labelling, structure, certified=certify and not on_meta)
+    graph = build_graph(labelling, structure, certified=certify and not on_meta)
+    if scalings and not on_meta:
+        with torch.random.fork_rng(devices=[]):
+            graph = replace(graph, scalings=find_scalings(model, args, kwargs, graph))
+    return graph
 
 
 def _arguments(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""Classify images from the weights of the implicit networks that show them."""

@@ -1,0 +1,6 @@
+"""`python -m benchmarks.inr_classification --help`."""
+
+from benchmarks.weight_space.cli import main
+
+if __name__ == "__main__":
+    main("inr_classification")

@@ -1,0 +1,214 @@
+"""Make a set of networks: fit shard after shard, in some processes, and write the manifest when all are there.
+
+A shard depends on the settings and on nothing else, so after a kill the same command goes on where it was, and ends
+with the same bytes. What differs from run to run (seconds, speed) goes to ``fit.json``, not to the manifest.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.common.results import write_text
+from benchmarks.data import Dataset
+from benchmarks.data import load as load_images
+from benchmarks.inr_data.fitting import Recipe, fit
+from benchmarks.inr_data.gradient import flops
+from benchmarks.inr_data.manifest import FIT, MANIFEST, new_manifest, read_manifest, write_manifest
+from benchmarks.inr_data.plan import SHARD, Shard, architecture, floor_of, folder, make_plan, originals
+from benchmarks.inr_data.shards import TEMPORARY, is_done, write_shard
+from benchmarks.inr_data.siren import HIDDEN, OMEGA, Params, initial
+
+ATTEMPTS = 4  # at a network below the floor
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make. All but ``root``, ``size``, ``augment`` and ``workers`` decides about the bytes of a shard."""
+
+    dataset: str
+    size: str = "small"
+    seed: int = 0
+    augment: int = 0
+    device: str = "cpu"
+    threads: int = 1  # of each process
+    workers: int = 1  # processes
+    root: Path | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+    shard: int = SHARD
+
+    def settings(self) -> dict[str, Any]:
+        """What decides about the bytes of a shard, as JSON has it."""
+        settings = {name: getattr(self, name) for name in ("dataset", "seed", "device", "threads")}
+        settings |= {"floor": floor_of(self.dataset), "attempts": ATTEMPTS, "recipe": asdict(self.recipe)}
+        return json.loads(json.dumps(settings))
+
+
+def make(job: Job) -> dict[str, Any]:
+    """Fit what is missing of a set, and write its manifest.
+
+    Returns:
+        What was done: networks fitted, seconds, networks per second, and the share of the peak of matrix products.
+
+    Raises:
+        ValueError: Bad settings, or the folder holds a set that was made with others.
+        RuntimeError: A worker failed.
+    """
+    if job.augment < 0 or job.threads < 1 or job.workers < 1:
+        raise ValueError("--augment must not be negative; --threads and --workers must be at least 1.")
+    if job.workers > 1 and job.device != "cpu":
+        raise ValueError("Several workers are for the CPU; a GPU fits thousands at once in one process.")
+    place = folder(job.dataset, job.size, job.root)
+    torch.set_num_threads(job.threads)
+    data = _images(job.dataset, job.root)
+    plan = make_plan(data, job.size, job.seed, job.augment, job.shard)
+    _refuse_other_settings(place, job)
+    place.mkdir(parents=True, exist_ok=True)
+    for left in place.glob(f".*{TEMPORARY}"):  # of a run that was killed
+        left.unlink()
+    todo = [shard for shard in plan if not is_done(place / shard.file, _settings(job, shard))]
+    peak, begin, done = matmul_flops(job.device), time.monotonic(), 0
+    total = sum(len(shard.images) for shard in plan)
+    have = total - sum(len(shard.images) for shard in todo)
+    with tqdm(total=total, initial=have, desc=place.name, unit="INR") as bar:
+        for count in _fit_all(job, todo):
+            done += count
+            bar.update(count)
+    seconds = time.monotonic() - begin
+    write_manifest(place, new_manifest(place, plan, job.size, job.augment, job.settings(), architecture(data)))
+    if not done:
+        return {"fitted": 0}
+    height, width = data.train_images.shape[1:3]
+    work = flops(data.channels, height, width, HIDDEN) * job.recipe.steps * done / seconds
+    report = {
+        "fitted": done,
+        "seconds": round(seconds, 2),
+        "inrs_per_second": round(done / seconds, 2),
+        "workers": job.workers,
+        "matmul_peak_gflops": round(peak / 1e9, 1),  # of one process
+        "share_of_peak": round(work / (peak * job.workers), 3),
+    }
+    write_text(place / FIT, json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def fit_shard(job: Job, shard: Shard) -> None:
+    """Fit the networks of one file, some of them again, and write it."""
+    data = _images(job.dataset, job.root)
+    index = torch.tensor(shard.images)
+    images, labels = originals(data, shard.split, index)
+    params, psnr, attempt = fit_until_good(images.to(job.device), shard, job)
+    tensors = params | {"label": labels, "image_index": index, "psnr": psnr, "attempt": attempt}
+    write_shard(folder(job.dataset, job.size, job.root) / shard.file, tensors, _settings(job, shard))
+
+
+def fit_until_good(
+    images: Tensor,  # [net, channel, height, width]
+    shard: Shard,
+    job: Job,
+) -> tuple[Params, Tensor, Tensor]:
+    """Fit networks; those below the floor, or not finite, again from other starts. The best of each is kept.
+
+    Returns:
+        Parameters, [net] PSNR in dB (minus infinity: not finite), and [net] which attempt they are from.
+    """
+    best: Params = {}
+    psnr = torch.full((len(images),), -math.inf)
+    attempts = torch.zeros(len(images), dtype=torch.int64)
+    for attempt in range(ATTEMPTS):
+        again = (psnr < floor_of(job.dataset)).nonzero().flatten()
+        if not len(again):
+            break
+        starts = [initial(1, images.shape[1], shard.seed(job.seed, i, attempt)) for i in again.tolist()]
+        start = {name: torch.cat([one[name] for one in starts]) for name in starts[0]}
+        found, quality = fit(images[again.to(images.device)], start, job.recipe, OMEGA)
+        found, quality = {name: tensor.cpu() for name, tensor in found.items()}, quality.cpu()
+        finite = torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in found.values()]).all(0)
+        quality = torch.where(finite & quality.isfinite(), quality, -math.inf)
+        best = best or {name: tensor.clone() for name, tensor in found.items()}
+        better = quality > psnr[again]
+        for name, tensor in found.items():
+            best[name][again[better]] = tensor[better]
+        psnr[again[better]], attempts[again[better]] = quality[better], attempt
+    return best, psnr, attempts
+
+
+def matmul_flops(device: str, size: int = 1024, rounds: int = 10) -> float:
+    """Floating point operations per second in the fastest of some large matrix products."""
+    a, seconds = torch.ones(size, size, device=device), []
+    for _ in range(rounds + 1):  # the first one warms up
+        begin = time.perf_counter()
+        float((a @ a)[0, 0])  # waits for a GPU
+        seconds.append(time.perf_counter() - begin)
+    return 2 * size**3 / min(seconds[1:])
+
+
+@functools.cache
+def _images(dataset: str, root: Path | None) -> Dataset:
+    return load_images(dataset, root)
+
+
+def _settings(job: Job, shard: Shard) -> dict[str, Any]:
+    return {**job.settings(), "split": shard.split, "copy": shard.copy, "images": list(shard.images)}
+
+
+def _refuse_other_settings(place: Path, job: Job) -> None:
+    try:
+        found = read_manifest(place)["settings"]
+    except (FileNotFoundError, ValueError):
+        return  # none, or none of use: it is made anew
+    if differ := [name for name, value in job.settings().items() if found.get(name) != value]:
+        raise ValueError(
+            f"{place} holds a set that was made with other settings: "
+            + ", ".join(f"{name} {found.get(name)!r}, not {job.settings()[name]!r}" for name in differ)
+            + f". Give these, or another --root, or remove {place / MANIFEST} to make it anew."
+        )
+
+
+def _fit_all(job: Job, todo: list[Shard]) -> Iterator[int]:
+    """Fit shards, here or in workers; yields the count of networks as shards are done."""
+    if job.workers == 1:
+        for shard in todo:
+            fit_shard(job, shard)
+            yield len(shard.images)
+        return
+    context = multiprocessing.get_context("spawn")
+    open_ends, processes = [], {}
+    for worker in range(job.workers):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(job, todo[worker :: job.workers], theirs), daemon=True)
+        process.start()
+        theirs.close()
+        open_ends.append(ours)
+        processes[ours] = process
+    while open_ends:
+        for end in connection.wait(open_ends):
+            try:
+                yield end.recv()
+            except EOFError:
+                open_ends.remove(end)
+                processes[end].join()
+    if any(process.exitcode for process in processes.values()):
+        raise RuntimeError("A worker failed; what it said is above. Run the command again to go on from here.")
+
+
+def _work(job: Job, shards: list[Shard], report: Any) -> None:
+    torch.set_num_threads(job.threads)
+    for shard in shards:
+        fit_shard(job, shard)
+        try:
+            report.send(len(shard.images))
+        except BrokenPipeError:
+            return  # the process that waits for this one was killed

@@ -1,0 +1,1 @@
+"""Edit implicit networks in their weights, so that their images are dilated, eroded, or of more contrast."""

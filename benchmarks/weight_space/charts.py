@@ -1,0 +1,51 @@
+"""Pictures of results: the test measure of every run, and validation over epochs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.weight_space.config import ENCODERS
+from benchmarks.weight_space.tables import Measure, Row, by_group
+
+COLOURS = dict(zip(ENCODERS, ("#3b7dd8", "#e4572e", "#3a9e6e", "#8a8f98", "#5b5f66"), strict=True))
+
+
+def draw_results(rows: list[Row], measure: Measure, path: Path, title: str) -> None:
+    """Dots per run and a bar at their mean on the left; validation curves, a line per run, on the right.
+
+    Args:
+        rows: Of one task on one data set.
+        measure: What to draw.
+        path: PNG to write.
+        title: Of the picture.
+    """
+    from matplotlib.figure import Figure
+
+    groups = by_group(rows)
+    names = [
+        f"{encoder} {variant}".strip() + ("*" if runs[0]["probes"] else "")
+        for (encoder, variant), runs in groups.items()
+    ]
+    figure = Figure(figsize=(11, max(3.0, 0.45 * len(groups) + 1.5)), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    figure.suptitle(title + ("   (* with probes)" if any(row["probes"] for row in rows) else ""))
+    for at, ((encoder, variant), runs) in enumerate(groups.items()):
+        colour, style = COLOURS[encoder], "--" if variant else "-"
+        values = [run["test"][measure.name] for run in runs]
+        left.barh(at, np.mean(values), color=colour, alpha=0.3)
+        left.plot(values, [at] * len(values), "o", color=colour)
+        for number, run in enumerate(runs):
+            epochs = [entry["epoch"] for entry in run["history"]]
+            curve = [entry[f"val_{measure.name}"] for entry in run["history"]]
+            right.plot(epochs, curve, style, color=colour, label=None if number else names[at], linewidth=1.5)
+    left.set(xlabel=measure.title, yticks=range(len(names)), yticklabels=names)
+    left.invert_yaxis()
+    right.set(xlabel="epoch", ylabel=f"validation {measure.name}")
+    right.legend(frameon=False, fontsize="small")
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=140)

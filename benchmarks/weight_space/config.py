@@ -1,0 +1,193 @@
+"""Settings of one training run: checked when they are made, with the presets of every size in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any
+
+from benchmarks.data import DATASETS
+
+SIZES = ("smoke", "small", "medium", "full")
+MLPS = ("mlp", "mlp_aug")
+ENCODERS = ("ng_gnn", "ng_t", "neuron_mp", *MLPS)
+PUBLISHED = ("ng_gnn", "ng_t")  # have a faithful form
+TASKS = {"inr_classification": ("classify",), "inr_editing": ("dilation", "erosion", "contrast")}
+
+# Everything that depends on the size; "full" is as published [1].
+# [1] Kofinas et al., Graph Neural Networks for Learning Equivariant Representations of Neural Networks, 2024.
+SIZE_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "inr_classification": {
+        "smoke": {"epochs": 2, "batch_size": 16, "warmup": 2},
+        # Few passes: augmentation would only slow learning down.
+        "small": {"epochs": 6, "batch_size": 32, "warmup": 50, "augment": False},
+        "medium": {"epochs": 6, "batch_size": 32, "warmup": 100, "augment": False},
+        "full": {"epochs": 200, "batch_size": 128, "warmup": 1000},
+    },
+    "inr_editing": {
+        "smoke": {"epochs": 2, "batch_size": 16, "warmup": 2},
+        "small": {"epochs": 6, "batch_size": 32, "warmup": 50},
+        "medium": {"epochs": 6, "batch_size": 32, "warmup": 100},
+        "full": {"epochs": 200, "batch_size": 128, "warmup": 10_000},
+    },
+}
+SUITE_PRESETS: dict[str, dict[str, Any]] = {
+    "inr_classification": {"augment": True, "clip": 10.0},
+    "inr_editing": {"augment": False, "clip": 1.0},
+}
+# What says where a run belongs, or how it is carried out; all other settings are its variant.
+IDENTITY = ("suite", "task", "dataset", "size", "encoder", "seed")
+CONDUCT = ("device", "threads", "checkpoint_steps", "precision", "compile")
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or impossible; the message says which, and what is possible."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a setting means, and the values it may have."""
+
+    help: str = ""
+    choices: tuple[str, ...] | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. `configure` fills in the preset of its size, suite and encoder."""
+
+    suite: Annotated[str, Rule(choices=tuple(TASKS))]
+    task: Annotated[str, Rule("what to learn")]
+    dataset: Annotated[str, Rule("images that the networks stand for", choices=DATASETS)]
+    size: Annotated[str, Rule("how many networks: smoke runs in seconds", choices=SIZES)]
+    encoder: Annotated[str, Rule("metanetwork, or a baseline that sees flat weights", choices=ENCODERS)]
+    seed: Annotated[int, Rule("of initial weights, batches, augmentation and dropout", low=0)] = 0
+
+    faithful: Annotated[bool, Rule("as published: encoder, amsgrad, constant learning rate after warm-up")] = False
+    sign: Annotated[bool, Rule("encoder option: exact invariance to sign flips; off with faithful and flat weights")] = True
+    probes: Annotated[int, Rule("encoder option: number of probe inputs; 0: the encoder sees weights alone", low=0)] = 0
+    copies: Annotated[int, Rule("encoder option: networks whose images are averaged (editing only)", low=1)] = 1
+    options: Annotated[dict[str, Any], Rule("other encoder options: width=64 dropout=0.1")] = field(
+        default_factory=dict
+    )
+
+    epochs: Annotated[int, Rule("passes over the training networks", low=1)] = 30
+    batch_size: Annotated[int, Rule("networks per step", low=1)] = 64
+    lr: Annotated[float, Rule("peak learning rate", low=1e-12, high=10.0)] = 1e-3
+    weight_decay: Annotated[float, Rule("of AdamW", low=0.0, high=1.0)] = 5e-4
+    warmup: Annotated[int, Rule("steps of linear warm-up", low=0)] = 100
+    schedule: Annotated[str, Rule("learning rate after warm-up", choices=("cosine", "constant"))] = "cosine"
+    amsgrad: Annotated[bool, Rule("of AdamW")] = False
+    clip: Annotated[float, Rule("largest gradient norm", low=1e-12)] = 10.0
+
+    augment: Annotated[bool, Rule("move the pictures, and disturb the weights, in training")] = True
+    translate: Annotated[float, Rule("largest shift (pictures span -1 to 1)", low=0.0, high=2.0)] = 0.25
+    rotate: Annotated[float, Rule("largest rotation in degrees", low=0.0, high=180.0)] = 45.0
+    scale: Annotated[float, Rule("largest relative change of size", low=0.0, high=0.9)] = 0.2
+    noise: Annotated[float, Rule("noise on weights, in standard deviations of their tensor", low=0.0, high=10.0)] = 0.01
+    drop: Annotated[float, Rule("share of weights set to zero", low=0.0, high=0.99)] = 0.01
+    permute: Annotated[bool, Rule("permute hidden neurons at random in training")] = False
+    flip: Annotated[bool, Rule("flip signs of hidden neurons at random in training")] = False
+
+    precision: Annotated[str, Rule("bf16: autocast", choices=("fp32", "bf16"))] = "fp32"
+    compile: Annotated[bool, Rule("torch.compile the model")] = False
+    device: Annotated[str, Rule("cpu, cuda or cuda:1")] = "cpu"
+    threads: Annotated[int, Rule("CPU threads; small models gain nothing from more", low=1)] = 1
+    checkpoint_steps: Annotated[int, Rule("steps between two checkpoints", low=1)] = 100
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in settings():
+            _check(name, getattr(self, name))
+        if self.device.split(":")[0] not in ("cpu", "cuda"):
+            raise ConfigError(f"device must be cpu, cuda or cuda:N, not {self.device!r}.")
+        if self.task not in TASKS[self.suite]:
+            raise ConfigError(f"{self.suite} has no task {self.task!r}; it has: {', '.join(TASKS[self.suite])}.")
+        if self.faithful and self.encoder not in PUBLISHED:
+            raise ConfigError(f"{self.encoder} has no faithful form; these have: {', '.join(PUBLISHED)}.")
+        if self.faithful and (self.sign or self.probes or self.copies > 1):
+            raise ConfigError("faithful is as published: leave out sign, probes and copies.")
+        if self.encoder in MLPS and (self.sign or self.probes or self.copies > 1):
+            raise ConfigError(f"{self.encoder} sees flat weights alone: leave out sign, probes and copies.")
+        if self.copies > 1 and self.suite != "inr_editing":
+            raise ConfigError("copies are of use in editing only: leave them out.")
+        if self.augment and self.suite == "inr_editing":
+            raise ConfigError("augment moves networks, but not the targets of editing: leave it out.")
+        if clash := sorted({"sign", "probes", "copies"} & self.options.keys()):
+            raise ConfigError(f"{', '.join(clash)} are settings of their own; take them out of options.")
+
+    def encoder_options(self) -> dict[str, Any]:
+        """Options for the model; those at their defaults are left to it."""
+        given = {"sign": self.sign or None, "probes": self.probes or None}
+        given["copies"] = self.copies if self.copies > 1 else None
+        return {name: value for name, value in given.items() if value is not None} | self.options
+
+    def changes(self) -> dict[str, Any]:
+        """Settings that differ from the preset of the encoder as it comes, ``faithful`` among them."""
+        identity = {name: getattr(self, name) for name in IDENTITY}
+        preset = dataclasses.asdict(configure(**identity, faithful=self.faithful)) | {"faithful": False}
+        return {name: value for name, value in dataclasses.asdict(self).items() if value != preset[name]}
+
+    def variant(self) -> str:
+        """The same in words, what does not change results left out: ``"faithful sign probes=64"``."""
+        changes = {name: value for name, value in self.changes().items() if name not in CONDUCT}
+        return " ".join(word for name, value in changes.items() for word in _words(name, value))
+
+    def slug(self) -> str:
+        """A name for this run's folder."""
+        words = [*([] if self.task == "classify" else [self.task]), self.encoder, *self.variant().split()]
+        return "-".join([*words, f"seed{self.seed}"]).replace("=", "").replace("/", "_")
+
+
+def configure(**values: Any) -> Config:
+    """Settings from the preset of suite, size and encoder, with ``values`` on top.
+
+    Raises:
+        ConfigError: A name is unknown, missing, or a value impossible.
+    """
+    if unknown := sorted(values.keys() - settings().keys()):
+        raise ConfigError(f"There are no settings {', '.join(unknown)}; known are: {', '.join(settings())}.")
+    if missing := [name for name in IDENTITY if name != "seed" and name not in values]:
+        raise ConfigError(f"These settings have no default: {', '.join(missing)}.")
+    if values["suite"] not in TASKS or values["size"] not in SIZES:
+        raise ConfigError(f"Suite must be one of {tuple(TASKS)} and size one of {SIZES}; {values} is given.")
+    preset: dict[str, Any] = SUITE_PRESETS[values["suite"]] | SIZE_PRESETS[values["suite"]][values["size"]]
+    if values["encoder"] in MLPS:
+        preset = preset | {"sign": False}
+    if values["encoder"] == "mlp_aug":
+        preset = preset | {"permute": True, "flip": True}
+    if values.get("faithful"):
+        preset = preset | {"schedule": "constant", "amsgrad": True, "sign": False}
+    return Config(**(preset | values))
+
+
+@cache
+def settings() -> dict[str, tuple[type, Rule]]:
+    """Type and rule of every setting."""
+    hints = typing.get_type_hints(Config, include_extras=True)
+    return {
+        name: (typing.get_origin(hint.__origin__) or hint.__origin__, *hint.__metadata__)
+        for name, hint in hints.items()
+    }
+
+
+def _check(name: str, value: Any) -> None:
+    kind, rule = settings()[name]
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise ConfigError(f"{name} must be {kind.__name__}, not {value!r}.")
+    if rule.choices and value not in rule.choices:
+        raise ConfigError(f"{name} must be one of {', '.join(rule.choices)}, not {value!r}.")
+    # "not >=" and not "<", so that NaN is refused too
+    if (rule.low is not None and not value >= rule.low) or (rule.high is not None and not value <= rule.high):
+        bounds = f"at least {rule.low}" + (f" and at most {rule.high}" if rule.high is not None else "")
+        raise ConfigError(f"{name} must be {bounds}, not {value!r}.")
+
+
+def _words(name: str, value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [f"{key}={v}" for key, v in sorted(value.items())]
+    return [name if value is True else f"no-{name}" if value is False else f"{name}={value}"]

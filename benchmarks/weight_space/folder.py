@@ -1,0 +1,51 @@
+"""The run directory: whose run it holds, and how far that has come."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from benchmarks.common.results import write_text
+from benchmarks.weight_space.config import Config
+
+CONFIG, STATE, BEST = "config.json", "state.safetensors", "best.safetensors"
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to do."""
+
+
+@dataclass
+class Progress:
+    """All numbers that a run has to remember; JSON."""
+
+    step: int = 0
+    part: int = 0  # networks that fit into memory at once
+    skipped: int = 0  # steps without a finite gradient
+    skipped_in_row: int = 0
+    loss_sum: float = 0.0  # of this epoch
+    loss_count: int = 0
+    seconds: float = 0.0  # of training steps, validation left out
+    networks: int = 0  # seen in these seconds
+    best_epoch: int = -1
+    best: dict[str, float] = field(default_factory=dict)  # validation measures of that epoch
+    history: list[dict[str, float]] = field(default_factory=list)  # a row per epoch
+
+
+def claim(folder: Path, config: Config) -> None:
+    """Make ``folder`` the run directory of these settings.
+
+    Raises:
+        TrainingError: It holds a run with other settings.
+    """
+    mine = asdict(config)
+    if (folder / CONFIG).is_file():
+        theirs = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        other = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+        if other:
+            differences = "; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} asked for" for key in other)
+            raise TrainingError(
+                f"{folder} holds a run with other settings ({differences}). Move it away, or name --out."
+            )
+    write_text(folder / CONFIG, json.dumps(mine, indent=2) + "\n")

@@ -1,0 +1,49 @@
+"""What TensorBoard shows of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.weight_space.pictures import before_after_target, tile
+from benchmarks.weight_space.tasks import Editing
+
+if TYPE_CHECKING:
+    from benchmarks.weight_space.train import Trainer
+
+PICTURES = 8
+
+
+class Log:
+    """Scalars of every step and epoch, and rendered pictures of an editing task.
+
+    Args:
+        folder: For the event files.
+        step: Where the run goes on; what an interrupted run logged after it is hidden.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+
+        self.writer = SummaryWriter(str(folder), purge_step=step or None)
+
+    def step(self, step: int, **values: float) -> None:
+        """Numbers of one training step."""
+        for name, value in values.items():
+            self.writer.add_scalar(f"train/{name}", value, step)
+
+    def epoch(self, step: int, values: dict[str, float]) -> None:
+        """Validation measures."""
+        for name, value in values.items():
+            self.writer.add_scalar(f"val/{name}", value, step)
+        self.writer.flush()
+
+    def pictures(self, step: int, trainer: Trainer, split: str) -> None:
+        """Rows of before, after and target of the first networks; nothing for tasks without pictures."""
+        if isinstance(trainer.task, Editing):
+            rows = before_after_target(trainer, split, PICTURES)
+            self.writer.add_image(f"{split}/before_after_target", tile(rows), step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.writer.close()

@@ -1,0 +1,82 @@
+"""Tables and pictures of all stored rows, and their places in the documents; numbers there are never typed.
+
+    python -m benchmarks.weight_space.report
+
+A page gets the tables of a suite between its markers, which must be there:
+
+    <!-- table: inr_classification -->
+    <!-- end of table: inr_classification -->
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common.results import RESULTS, read_results, write_text
+from benchmarks.weight_space.charts import draw_results
+from benchmarks.weight_space.config import SIZES, TASKS
+from benchmarks.weight_space.rows import result_path
+from benchmarks.weight_space.tables import MEASURES, suite_page
+
+PAGES = (Path("README.md"), Path("docs/benchmarks.md"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print tables, write pictures, fill in pages."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.weight_space.report", description="Tables, pictures.")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
+    parser.add_argument("--images", type=Path, default=Path("docs/images"), help="folder for pictures")
+    parser.add_argument("--pages", type=Path, nargs="*", default=PAGES, help="Markdown files with markers to fill in")
+    arguments = parser.parse_args(argv)
+    for suite in TASKS:
+        files = result_files(suite, arguments.results)
+        page = suite_page(suite, files)
+        print(f"# {suite}\n\n{page}\n")
+        for path in draw_files(suite, files, arguments.images):
+            print(f"Picture: {path}")
+        for path in arguments.pages:
+            if path.is_file() and (text := fill(old := path.read_text(encoding="utf-8"), suite, page)) != old:
+                write_text(path, text)
+                print(f"Tables put into {path}")
+
+
+def result_files(suite: str, folder: Path) -> list[dict[str, Any]]:
+    """All result files of a suite, by data set and size."""
+    paths = sorted(folder.glob(result_path(suite, "*", "*", folder).name))
+    files = [read_results(path) for path in paths]
+    return sorted(files, key=lambda f: (f["settings"]["dataset"], SIZES.index(f["settings"]["size"])))
+
+
+def draw_files(suite: str, files: list[dict[str, Any]], images: Path) -> list[Path]:
+    """Draw each task of each file; returns the pictures."""
+    paths = []
+    for file in files:
+        settings = file["settings"]
+        for task in dict.fromkeys(row["task"] for row in file["rows"]):
+            rows = [row for row in file["rows"] if row["task"] == task]
+            words = [suite, *([] if task == "classify" else [task]), settings["dataset"], settings["size"]]
+            paths.append(images / ("_".join(words) + ".png"))
+            draw_results(rows, MEASURES[suite][0], paths[-1], ", ".join(words[1:]))
+    return paths
+
+
+def fill(page: str, name: str, text: str) -> str:
+    """Replace what stands between a table's markers; a page without them stays as it is.
+
+    Raises:
+        ValueError: One marker without the other, twice, or in the wrong order.
+    """
+    begin, end = f"<!-- table: {name} -->", f"<!-- end of table: {name} -->"
+    if begin not in page and end not in page:
+        return page
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise ValueError(f"The page must hold the lines {begin!r} and {end!r}, once and in this order, or neither.")
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+
+
+if __name__ == "__main__":
+    main()

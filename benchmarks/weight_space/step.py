@@ -1,0 +1,91 @@
+"""Pieces of one training step: its random numbers, its learning rate, and batches that do not fit into memory."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Generator, Tensor
+
+from benchmarks.weight_space.config import Config
+
+T = TypeVar("T")
+
+
+def number(*names: object) -> int:
+    """A number to seed with, from anything: ``number(seed, "order", epoch)``; the same everywhere."""
+    return int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:7], "big")
+
+
+def generator(*names: object) -> Generator:
+    """Random numbers for one purpose, on the CPU, so that they are the same for every device."""
+    return Generator().manual_seed(number(*names))
+
+
+def learning_rate(config: Config, step: int, total: int) -> float:
+    """Linear warm-up to the peak; then half a cosine down to 0, or constant."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.lr
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(1, total - config.warmup)))
+
+
+def in_parts(work: Callable[[list[slice]], T], count: int, part: int) -> tuple[T, int]:
+    """Do ``work`` on slices of at most ``part``; when memory is short, start again with slices half as long.
+
+    Args:
+        work: Gets slices that cover ``range(count)``.
+        count: Networks in the batch.
+        part: Networks that fit into memory, as far as is known.
+
+    Returns:
+        What ``work`` returned, and the length of slices that fits.
+
+    Raises:
+        torch.OutOfMemoryError: One network alone does not fit.
+    """
+    while True:
+        try:
+            return work([slice(start, min(start + part, count)) for start in range(0, count, part)]), part
+        except torch.OutOfMemoryError as error:
+            if min(part, count) == 1:
+                raise torch.OutOfMemoryError(
+                    "There is not enough memory for a single network. Choose a narrower encoder (--option width=...), "
+                    "or a device with more memory."
+                ) from error
+        # Outside of the except clause: the error holds on to the tensors of the failed attempt.
+        part = -(-min(part, count) // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        warnings.warn(f"Out of memory: going on with {part} of {count} networks at a time.", stacklevel=2)
+
+
+def backward_in_parts(
+    loss_of: Callable[[slice], Tensor], clear: Callable[[], None], seed: int, count: int, part: int
+) -> tuple[float, int]:
+    """Gradients of the mean loss of a batch, accumulated over parts of it.
+
+    Args:
+        loss_of: Mean loss of a slice of the batch.
+        clear: Forgets all gradients.
+        seed: Of dropout.
+        count: Networks in the batch.
+        part: See `in_parts`, as for what is returned.
+    """
+
+    def work(slices: list[slice]) -> float:
+        clear()
+        torch.manual_seed(seed)
+        total = 0.0
+        for where in slices:
+            loss = loss_of(where) * ((where.stop - where.start) / count)
+            loss.backward()
+            total += loss.item()
+        return total
+
+    return in_parts(work, count, part)

@@ -1,0 +1,212 @@
+"""One training loop for all tasks: stopped at any moment and started again, it ends with the same bits.
+
+The best epoch is chosen by the validation networks; the test networks are looked at once, at the very end.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from benchmarks.weight_space import checkpoint
+from benchmarks.weight_space.augment import augment
+from benchmarks.weight_space.config import Config
+from benchmarks.weight_space.folder import BEST, STATE, Progress, TrainingError, claim
+from benchmarks.weight_space.log import Log
+from benchmarks.weight_space.samples import Samples
+from benchmarks.weight_space.step import backward_in_parts, generator, in_parts, learning_rate, number
+from benchmarks.weight_space.tasks import Task, as_float32
+from ngopt.graph.neural_graph import NeuralGraph
+
+MOST_SKIPPED = 20  # steps without a finite gradient in a row
+
+
+class Trainer:
+    """A run: model, data, and where it stands.
+
+    Args:
+        config: Settings.
+        task: What is learned.
+        graph: Of the networks.
+        splits: "train", "val" and "test".
+        model: Trained in place, on the device of ``config``.
+        folder: The run directory: settings, checkpoint, best model, logs.
+
+    Raises:
+        TrainingError: The directory holds a run with other settings.
+    """
+
+    def __init__(
+        self, config: Config, task: Task, graph: NeuralGraph, splits: dict[str, Samples], model: nn.Module, folder: Path
+    ) -> None:
+        claim(folder, config)
+        self.config, self.task, self.graph, self.folder = config, task, graph, folder
+        self.splits = {name: samples.to(config.device) for name, samples in splits.items()}
+        self.model = model.to(config.device)
+        self.model.fit_statistics(graph, self.splits["train"].params)
+        self.forward = torch.compile(self.model) if config.compile else self.model
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, amsgrad=config.amsgrad
+        )
+        self.progress = Progress(part=config.batch_size)
+        self.best = self._weights()
+        self._load()
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps per epoch; the last batch may be smaller."""
+        return -(-len(self.splits["train"]) // self.config.batch_size)
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, then test the best epoch's model; returns what is to be said about the run.
+
+        Raises:
+            TrainingError: Too many steps in a row had no finite gradient, or no epoch a finite validation measure.
+        """
+        total, progress = self.config.epochs * self.epoch_steps, self.progress
+        log = Log(self.folder / "tensorboard", progress.step)
+        with tqdm(total=total, initial=progress.step, desc=self.folder.name, unit="step") as bar:
+            while progress.step < total:
+                loss = self._step(total, log)
+                bar.set_postfix({"loss": f"{loss:.4f}", **self._best_so_far()}, refresh=False)
+                bar.update()
+                if progress.step % self.epoch_steps == 0:
+                    self._end_epoch(log)
+                if progress.step % self.epoch_steps == 0 or progress.step % self.config.checkpoint_steps == 0:
+                    self._save()
+        outcome = self._test()
+        log.close()
+        return outcome
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """Means of all measures over a split."""
+        samples = self.splits[split]
+        self.model.eval()
+        with torch.no_grad():
+            # As many at once as in training: published NG-GNN normalises over whatever is in the batch.
+            size = self.progress.part
+            parts, _ = in_parts(lambda slices: [self._measure(samples, s) for s in slices], len(samples), size)
+        self.model.train()
+        return {name: torch.cat([part[name] for part in parts]).double().mean().item() for name in parts[0]}
+
+    def _measure(self, samples: Samples, where: slice) -> dict[str, Tensor]:
+        params, targets = samples[where]
+        return self.task.measure(self.output(params), params, targets)
+
+    def output(self, params: dict[str, Tensor]) -> Any:
+        """What the model says, in float32."""
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(torch.device(self.config.device).type, torch.bfloat16, enabled=bf16):
+            output = self.forward(self.graph, params)
+        return as_float32(output)
+
+    def _step(self, total: int, log: Log) -> float:
+        """One step; returns its loss."""
+        config, progress, started = self.config, self.progress, time.perf_counter()
+        params, targets = self.splits["train"][self._indices(progress.step)]
+        params = augment(params, config, generator(config.seed, "augment", progress.step))
+        self.model.train()
+        loss, progress.part = backward_in_parts(
+            lambda s: self.task.loss(self.output({n: p[s] for n, p in params.items()}), targets[s]),
+            lambda: self.optimizer.zero_grad(set_to_none=True),
+            number(config.seed, "dropout", progress.step),
+            len(targets),
+            progress.part,
+        )
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip).item()
+        lr = learning_rate(config, progress.step, total)
+        if math.isfinite(loss) and math.isfinite(norm):
+            for param_group in self.optimizer.param_groups:
+                param_group["lr"] = lr
+            self.optimizer.step()
+            progress.skipped_in_row = 0
+            progress.loss_sum, progress.loss_count = progress.loss_sum + loss, progress.loss_count + 1
+        else:
+            self._skip(loss, norm)
+        progress.step += 1
+        seconds = time.perf_counter() - started
+        progress.seconds, progress.networks = progress.seconds + seconds, progress.networks + len(targets)
+        log.step(progress.step, loss=loss, lr=lr, gradient_norm=norm, networks_per_second=len(targets) / seconds)
+        return loss
+
+    def _indices(self, step: int) -> Tensor:
+        """Which networks a step sees: every epoch has a shuffle of its own."""
+        epoch, place = divmod(step, self.epoch_steps)
+        order = torch.randperm(len(self.splits["train"]), generator=generator(self.config.seed, "order", epoch))
+        return order[place * self.config.batch_size :][: self.config.batch_size].to(self.config.device)
+
+    def _skip(self, loss: float, norm: float) -> None:
+        progress = self.progress
+        progress.skipped, progress.skipped_in_row = progress.skipped + 1, progress.skipped_in_row + 1
+        if progress.skipped_in_row >= MOST_SKIPPED:
+            raise TrainingError(
+                f"{MOST_SKIPPED} steps in a row, up to step {progress.step + 1}, had no finite gradient (loss {loss}, "
+                f"gradient norm {norm}). Lower --lr, lengthen --warmup, or use --precision fp32, in a new folder."
+            )
+
+    def _end_epoch(self, log: Log) -> None:
+        """Validate, and remember the model if it is the best so far."""
+        progress, epoch = self.progress, self.progress.step // self.epoch_steps
+        values = self.evaluate("val")
+        row = {"epoch": epoch, **{f"val_{name}": value for name, value in values.items()}}
+        if progress.loss_count:
+            row["train_loss"] = progress.loss_sum / progress.loss_count
+        progress.history.append(row)
+        progress.loss_sum, progress.loss_count = 0.0, 0
+        sign, metric = (1 if self.task.higher_is_better else -1), self.task.metric
+        before = sign * progress.best[metric] if progress.best else -math.inf
+        if math.isfinite(values[metric]) and sign * values[metric] > before:
+            progress.best, progress.best_epoch, self.best = values, epoch, self._weights()
+        log.epoch(progress.step, values)
+        log.pictures(progress.step, self, "val")
+
+    def _best_so_far(self) -> dict[str, str]:
+        best = self.progress.best.get(self.task.metric)
+        return {} if best is None else {f"val_{self.task.metric}": f"{best:.4g}"}
+
+    def _test(self) -> dict[str, Any]:
+        """Measures of the best model on the test networks; writes the model."""
+        progress = self.progress
+        if progress.best_epoch < 0:
+            raise TrainingError(f"No epoch had a finite validation {self.task.metric}. Lower --lr, in a new folder.")
+        self.model.load_state_dict(self.best)
+        outcome = {
+            "test": self.evaluate("test"),
+            "val": progress.best,
+            "best_epoch": progress.best_epoch,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "steps": progress.step,
+            "skipped_steps": progress.skipped,
+            "seconds": round(progress.seconds, 2),
+            "networks_per_second": round(progress.networks / progress.seconds, 2),
+            "networks": {name: len(samples) for name, samples in self.splits.items()},
+            "left_out": {name: list(samples.left_out) for name, samples in self.splits.items()},
+            "history": progress.history,
+        }
+        checkpoint.write_tensors(self.folder / BEST, self.best, {"config": asdict(self.config), "val": progress.best})
+        return outcome
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def _save(self) -> None:
+        tensors = checkpoint.prefixed(
+            model=self.model.state_dict(), best=self.best, optimizer=checkpoint.optimizer_tensors(self.optimizer)
+        )
+        checkpoint.write_tensors(self.folder / STATE, tensors, asdict(self.progress))
+
+    def _load(self) -> None:
+        if not (self.folder / STATE).is_file():
+            return
+        tensors, header = checkpoint.read_tensors(self.folder / STATE)
+        self.model.load_state_dict(checkpoint.group(tensors, "model"))
+        self.best = checkpoint.group(tensors, "best")
+        checkpoint.load_optimizer(self.optimizer, checkpoint.group(tensors, "optimizer"))
+        self.progress = Progress(**header)

@@ -1,0 +1,130 @@
+"""Codes: fixed vectors that tell encoders what the nodes and edges of a graph are, for any architecture.
+
+Text (roles, activations, settings of an op) becomes a random vector seeded by its hash, so that there is no vocabulary to
+run out of; counts and places (slots, kernel taps, depth, index of an input) become sinusoids [1]. Learned linear maps
+read both. Interchangeable nodes get equal codes; frozen nodes each their own.
+
+[1] Vaswani et al., Attention Is All You Need, 2017, section 3.5.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ngopt.encoder.structure import STRUCTURAL_FEATURES, structure
+from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
+
+TEXT = 16  # size of the code of a text
+PLACE = 8  # size of the code of a place
+NODE_CODE = STRUCTURAL_FEATURES + 2 * TEXT + 3 * PLACE
+BLOCK_CODE = TEXT + PLACE  # of each row; columns have the place alone
+TAP_CODE = 2 * PLACE
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Codes of one graph on one device.
+
+    Attributes:
+        nodes: ``[node, NODE_CODE]``: structure, activations, the whole program, depth from both ends, identity.
+        rows: For each block (and learned buffer) role, settings and slot of its rows, ``[group * row, BLOCK_CODE]``.
+        cols: For each block of edges the slots of its columns, ``[group * col, PLACE]``.
+        taps: For each block the offsets of its taps from the middle of the kernel, ``[tap, TAP_CODE]``.
+    """
+
+    nodes: Tensor
+    rows: dict[str, Tensor]
+    cols: dict[str, Tensor]
+    taps: dict[str, Tensor]
+
+
+_cache: dict[tuple[int, torch.device], Codes] = {}
+
+
+def codes(graph: NeuralGraph, device: torch.device | str = "cpu") -> Codes:
+    """The codes of ``graph`` with tensors on ``device``; made once and kept as long as the graph lives."""
+    key = (id(graph), torch.device(device))
+    if key not in _cache:
+        _cache[key] = _build(graph, key[1])
+        weakref.finalize(graph, _cache.pop, key, None)
+    return _cache[key]
+
+
+def text_code(*texts: str) -> Tensor:  # [TEXT]
+    """A unit vector for a multiset of texts; zero for none."""
+    total = torch.zeros(TEXT, dtype=torch.float64)
+    for text, count in sorted(Counter(texts).items()):
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+        total += count**0.5 * torch.randn(TEXT, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return total / total.norm().clamp_min(1e-12)
+
+
+def place_code(place: Tensor) -> Tensor:  # [...] -> [..., PLACE]
+    """Sinusoids of wavelengths from about 2 to 4,000; differences of places stay linear."""
+    rates = torch.pi / 2.0 ** torch.linspace(0, 11, PLACE // 2, dtype=torch.float64)
+    angles = place.double()[..., None] * rates * 0.9  # 0.9: the shortest wavelength must not fall on the integers
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def _build(graph: NeuralGraph, device: torch.device) -> Codes:
+    blocks = (*graph.blocks, *graph.buffers)
+    rows = {
+        block.name: torch.cat([_kind(block).expand(block.row_slots.numel(), -1), _slots(block.row_slots)], dim=1)
+        for block in blocks
+    }
+    cols = {block.name: _slots(block.col_slots) for block in blocks if block.col_slots is not None}
+    taps = {block.name: _tap_codes(block) for block in blocks}
+    dtype = torch.get_default_dtype()
+
+    def moved(table: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: x.to(device, dtype) for name, x in table.items()}
+
+    return Codes(_node_codes(graph).to(device, dtype), moved(rows), moved(cols), moved(taps))
+
+
+def _kind(block: ParamBlock) -> Tensor:  # [TEXT]
+    leaf = (block.name.rpartition(".")[2],) if block.is_buffer else ()  # running_mean or running_var
+    return text_code(f"role {block.role}", *(f"{key} {value}" for key, value in block.attributes), *leaf)
+
+
+def _slots(slots: Tensor) -> Tensor:  # [group, index] -> [group * index, PLACE]
+    return place_code(slots.flatten().cpu())
+
+
+def _tap_codes(block: ParamBlock) -> Tensor:  # [tap, TAP_CODE]
+    """Vertical and horizontal offset from the kernel's middle, so that kernels of all sizes line up."""
+    taps = block.matrix_shape[3]
+    kernel = block.shape[2:] if dict(block.attributes).get("op") == "convolution" else (taps,)
+    sizes = (*(1,) * (2 - len(kernel)), *kernel)
+    if len(sizes) > 2 or sizes[0] * sizes[1] != taps:
+        sizes = (1, taps)
+    y, x = (torch.arange(size) - (size - 1) / 2 for size in sizes)
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    return torch.cat([place_code(y.flatten()), place_code(x.flatten())], dim=1)
+
+
+def _node_codes(graph: NeuralGraph) -> Tensor:  # [node, NODE_CODE]
+    edges = [block for block in graph.blocks if block.is_edge and block.role != "unused"]
+    first_written = torch.full((graph.num_nodes,), 0)
+    last_read = torch.full((graph.num_nodes,), 0)
+    for step, block in enumerate(reversed(edges)):  # the first writer writes last, and so stays
+        first_written[block.row_nodes.flatten().cpu()] = len(edges) - step
+    for step, block in enumerate(edges):
+        assert block.col_nodes is not None
+        last_read[block.col_nodes.flatten().cpu()] = len(edges) - step
+    activations = torch.zeros(graph.num_nodes, TEXT, dtype=torch.float64)
+    identity = torch.zeros(graph.num_nodes, PLACE, dtype=torch.float64)
+    for group in graph.groups:
+        nodes = slice(group.start, group.stop)
+        activations[nodes] = text_code(*group.activations)
+        if group.frozen:
+            identity[nodes] = place_code(torch.arange(group.size))
+    program = text_code(*graph.program).expand(graph.num_nodes, -1)
+    depth = (place_code(first_written), place_code(last_read))
+    return torch.cat([structure(graph).features, activations, program, *depth, identity], dim=1)

@@ -1,0 +1,290 @@
+"""Metanetworks: networks that read the weights of networks. Normalisation, node features, encoder and readout in one.
+
+`metanetwork` builds one from names. A `Metanetwork` takes networks of one architecture stacked, or any mixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ngopt.encoder.base import Encoder
+from ngopt.encoder.canonical import canonical
+from ngopt.encoder.embedding import ValueEmbedding
+from ngopt.encoder.layout import Layout, dense_layout, edge_blocks, mixed_layout, require, vector_blocks
+from ngopt.encoder.neuron_mp import NeuronMP
+from ngopt.encoder.ng_gnn import NGGNN
+from ngopt.encoder.ng_t import NGT
+from ngopt.encoder.normalise import Normaliser
+from ngopt.encoder.probes import ProbeFeatures
+from ngopt.encoder.published import Published, PublishedNGGNN, PublishedNGT
+from ngopt.encoder.readout import EditReadout, InvariantReadout
+from ngopt.encoder.relations import add_rows
+from ngopt.encoder.sweeps import SweepEncoder
+from ngopt.errors import GraphMismatchError
+from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
+
+Params = Mapping[str, Tensor]  # name -> [net, *shape]
+Network = tuple[NeuralGraph, Mapping[str, Tensor]]  # a graph, and name -> [*shape]
+
+ENCODERS = {"ng_gnn": NGGNN, "ng_t": NGT, "neuron_mp": NeuronMP}
+PUBLISHED = {"ng_gnn": PublishedNGGNN, "ng_t": PublishedNGT}
+TASKS = ("classify", "edit")
+
+
+class Metanetwork(nn.Module):
+    """Reads networks: one vector each (`InvariantReadout`), or new parameters (`EditReadout`).
+
+    Args:
+        encoder: Reads node features of ``width``, and one channel per edge.
+        readout: What to make of the embeddings.
+        normaliser: Brings parameters to unit scale.
+        width: Of node features and embeddings.
+        edge_width: Of edge embeddings.
+        sign: Whether networks are read in their canonical form; see `ngopt.encoder.canonical`. Of use for graphs
+            traced with ``scalings=True``.
+        probes: Node features from running the networks.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        readout: InvariantReadout | EditReadout,
+        normaliser: Normaliser,
+        width: int,
+        edge_width: int,
+        sign: bool = False,
+        probes: ProbeFeatures | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.readout, self.normaliser, self.sign, self.probes = encoder, readout, normaliser, sign, probes
+        self.width = width
+        self.vector = ValueEmbedding(1, width)
+        bare = not isinstance(encoder, SweepEncoder) and isinstance(readout, EditReadout)
+        self.edge = ValueEmbedding(1, edge_width) if bare else None  # for encoders without edge embeddings
+
+    def fit_statistics(self, graph: NeuralGraph, params: Params) -> None:
+        """Take normalisation from training networks of one architecture."""
+        self.normaliser.fit(graph, canonical(graph, params) if self.sign else params)
+
+    def forward(self, graph: NeuralGraph, params: Params) -> Tensor | dict[str, Tensor]:
+        """Read networks of one architecture, stacked.
+
+        Args:
+            graph: Of all of them.
+            params: Parameters, and learned buffers if there are any: name -> ``[net, *shape]``.
+
+        Returns:
+            ``[net, output]``; or new parameters, name -> ``[net, copy, *shape]``.
+
+        Raises:
+            GraphMismatchError: A parameter is missing or has another shape.
+        """
+        _check(graph, params, lead=1)
+        if self.sign:
+            params = canonical(graph, params)
+        layout = dense_layout(graph, next(iter(params.values())).device)
+        scaled = self._scaled(graph, params)
+        values = [scaled[block.name].unsqueeze(-1) for block in edge_blocks(graph)]
+        vectors = [scaled[block.name].flatten(1, 3).unsqueeze(-1) for block in vector_blocks(graph)]
+        features = self._features(layout, vectors, (len(next(iter(params.values()))),))
+        if self.probes is not None:
+            features = features + self.probes(graph, params)
+        nodes, edges = self._embed(graph, layout, features, values)
+        if isinstance(self.readout, InvariantReadout):
+            return self.readout(nodes, layout)
+        new = {}
+        for k, block in enumerate(edge_blocks(graph)):
+            change = self.readout.edges(nodes, edges[k], layout.relations[k], layout.values[k])
+            new[block.name] = self._changed(graph, block, params, change.movedim(-1, 1))
+        for (row_nodes, place), block in zip(layout.vectors, vector_blocks(graph), strict=True):
+            if not block.is_buffer:
+                change = self.readout.vectors(nodes, row_nodes, place)
+                new[block.name] = self._changed(graph, block, params, change.movedim(-1, 1))
+        return new
+
+    def mixed(self, networks: Sequence[Network]) -> Tensor | list[dict[str, Tensor]]:
+        """Read networks of any mixture of architectures, collated by PyG.
+
+        Args:
+            networks: Graph and parameters (and learned buffers), name -> ``[*shape]``, of each.
+
+        Returns:
+            ``[net, output]``; or new parameters of each network, name -> ``[copy, *shape]``. The same as `forward`
+            gives, up to rounding.
+
+        Raises:
+            GraphMismatchError: A parameter is missing or has another shape.
+            ValueError: There are no networks, or the encoder does not read mixtures, or it uses probes.
+        """
+        if not networks or not isinstance(self.encoder, SweepEncoder) or self.probes is not None:
+            raise ValueError("mixed() takes at least one network, and an encoder NG-GNN or NG-T without probes")
+        for graph, params in networks:
+            _check(graph, params, lead=0)
+        if self.sign:
+            networks = [(graph, canonical(graph, params)) for graph, params in networks]
+        layout = mixed_layout([graph for graph, _ in networks], next(iter(networks[0][1].values())).device)
+        scaled = [self._scaled(graph, params) for graph, params in networks]
+        edges_of = [edge_blocks(graph) for graph, _ in networks]
+        values = [
+            torch.cat([own[blocks[k].name].flatten() for own, blocks in zip(scaled, edges_of, strict=True) if k < len(blocks)])
+            for k in range(len(layout.relations))
+        ]
+        vectors = [own[block.name].flatten() for own, (graph, _) in zip(scaled, networks, strict=True) for block in vector_blocks(graph)]
+        features = self._features(layout, [torch.cat(vectors)[:, None]] if vectors else [], ())
+        nodes, edges = self.encoder.encode(layout, features, [x[:, None] for x in values])
+        if isinstance(self.readout, InvariantReadout):
+            return self.readout(nodes, layout)
+        edge_changes = [
+            self.readout.edges(nodes, e, relation, place)
+            for e, relation, place in zip(edges, layout.relations, layout.values, strict=True)
+        ]
+        vector_changes = [self.readout.vectors(nodes, *place) for place in layout.vectors]
+        return self._dealt(networks, edge_changes, vector_changes)
+
+    def _scaled(self, graph: NeuralGraph, params: Params) -> dict[str, Tensor]:  # name -> [*net, group, row, col, tap]
+        blocks = (*edge_blocks(graph), *vector_blocks(graph))
+        return {b.name: self.normaliser(graph, b, b.to_matrix(require(params, b))) for b in blocks}
+
+    def _features(self, layout: Layout, vectors: Sequence[Tensor], lead: tuple[int, ...]) -> Tensor:
+        """Node features ``[*net, node, width]`` from all that belongs to nodes."""
+        features = layout.node_codes.new_zeros(*lead, len(layout.node_codes), self.width).to(self.vector.mix.weight)
+        for x, (row_nodes, place) in zip(vectors, layout.vectors, strict=True):
+            features = add_rows(features, row_nodes, self.vector(x, place))
+        return features
+
+    def _embed(
+        self, graph: NeuralGraph, layout: Layout, features: Tensor, values: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        if isinstance(self.encoder, SweepEncoder):
+            return self.encoder.encode(layout, features, values)
+        names = [block.name for block in edge_blocks(graph)]
+
+        def one(own: Tensor, weights: list[Tensor]) -> Tensor:
+            return self.encoder(graph, own, {n: [w[..., 0]] for n, w in zip(names, weights, strict=True)})[0]
+
+        nodes = torch.func.vmap(one, randomness="different")(features, list(values))
+        if self.edge is None:
+            return nodes, ()
+        own = zip(values, layout.values, layout.relations, strict=True)
+        return nodes, [self.edge(x, place, relation) for x, place, relation in own]
+
+    def _changed(self, graph: NeuralGraph, block: ParamBlock, params: Params, change: Tensor) -> Tensor:
+        """New values ``[*net, copy, *shape]`` from changes in units of the normaliser."""
+        old = require(params, block)
+        lead = change.shape[: 1 + old.ndim - len(block.shape)]
+        change = block.from_matrix(change.reshape(*lead, *block.matrix_shape)) * self.normaliser.scale(graph, block)
+        return old.unsqueeze(len(lead) - 1) + change
+
+    def _dealt(
+        self, networks: Sequence[Network], edges: Sequence[Tensor], vectors: Sequence[Tensor]
+    ) -> list[dict[str, Tensor]]:
+        """Changes ``[entry, copy]`` of all networks, dealt out to each."""
+        new: list[dict[str, Tensor]] = [{} for _ in networks]
+        for k, changes in enumerate(edges):
+            start = 0
+            for (graph, params), mine in zip(networks, new, strict=True):
+                blocks = edge_blocks(graph)
+                if k < len(blocks):
+                    part = changes[start : start + blocks[k].numel].mT
+                    mine[blocks[k].name] = self._changed(graph, blocks[k], params, part)
+                    start += blocks[k].numel
+        start = 0
+        for (graph, params), mine in zip(networks, new, strict=True):
+            for block in vector_blocks(graph):
+                if not block.is_buffer:
+                    part = vectors[0][start : start + block.numel].mT
+                    mine[block.name] = self._changed(graph, block, params, part)
+                start += block.numel
+        return new
+
+
+def _check(graph: NeuralGraph, params: Params, lead: int) -> None:
+    for block in (*graph.blocks, *graph.buffers):
+        if block.role == "unused":
+            continue
+        names = [name for name in (block.name, *block.aliases) if name in params]
+        if not names or tuple(params[names[0]].shape[lead:]) != block.shape:
+            found = tuple(params[names[0]].shape[lead:]) if names else "nothing"
+            raise GraphMismatchError(f"the graph has '{block.name}' of shape {block.shape}, the networks have {found}")
+
+
+def metanetwork(
+    graphs: NeuralGraph | Sequence[NeuralGraph],
+    *,
+    task: str = "classify",
+    outputs: int = 10,
+    encoder: str = "ng_gnn",
+    faithful: bool = False,
+    sign: bool = False,
+    probes: int = 0,
+    module: nn.Module | None = None,
+    example: Tensor | None = None,
+    copies: int = 1,
+    width: int = 0,
+    edge_width: int = 16,
+    dropout: float = 0.0,
+    **options: object,
+) -> nn.Module:
+    """A network that reads networks.
+
+    Args:
+        graphs: Architectures that normalisation is to be measured of. The encoders read all others too.
+        task: ``"classify"`` for a vector per network, ``"edit"`` for new parameters.
+        outputs: Size of the vector.
+        encoder: ``"ng_gnn"``, ``"ng_t"`` or ``"neuron_mp"``.
+        faithful: NG-GNN or NG-T as published, faults included (one architecture); see `ngopt.encoder.published`.
+        sign: Exact invariance to sign and scale symmetries (graphs traced with ``scalings=True``).
+        probes: Learned inputs to run through each network; needs ``module`` and ``example``.
+        module: The networks' architecture; ``example``: an input of it, ``[sample, *input]``.
+        copies: Parameter sets to emit per network, for output averaging.
+        width: Of node embeddings; by default 64, and as published with ``faithful``.
+        edge_width: Of edge embeddings.
+        dropout: Of updates and readout.
+        options: Of the encoder: ``layers``, ``ordered``, ``message``, ``attention``, ``heads``, ``rounds``, ...
+
+    Returns:
+        A `Metanetwork`, or a `Published` one. Both are called with a graph and stacked parameters.
+
+    Raises:
+        ValueError: An unknown name, or options that do not go together.
+
+    Example:
+        >>> import torch, ngopt
+        >>> from ngopt.encoder import metanetwork
+        >>> net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        >>> graph = ngopt.trace(net, torch.randn(2, 5))
+        >>> model = metanetwork(graph, outputs=2)
+        >>> model(graph, {name: torch.randn(7, *p.shape) for name, p in net.named_parameters()}).shape
+        torch.Size([7, 2])
+    """
+    graphs = [graphs] if isinstance(graphs, NeuralGraph) else list(graphs)
+    if encoder not in ENCODERS or task not in TASKS:
+        raise ValueError(f"encoder is one of {tuple(ENCODERS)} and task one of {TASKS}, got {encoder!r} and {task!r}")
+    if copies < 1 or (copies > 1 and task != "edit"):
+        raise ValueError(f"copies={copies} is for task='edit', and at least 1")
+    if faithful:
+        if encoder not in PUBLISHED or len(graphs) != 1 or sign or probes or copies > 1:
+            raise ValueError("faithful is for NG-GNN or NG-T, one architecture, without sign, probes and copies")
+        given = {name: value for name, value in (("width", width), ("dropout", dropout)) if value}
+        return PUBLISHED[encoder](graphs[0], task, outputs, **given, **options)
+    width = width or 64
+    if encoder == "neuron_mp":
+        model = NeuronMP(width, 1, embedding=width, **({"message": width // 2, "rounds": 4} | options))
+    else:
+        model = ENCODERS[encoder](width, 1, width=width, edge_width=edge_width, dropout=dropout, **options)
+    if task == "classify":
+        readout = InvariantReadout(width, outputs, dropout)
+    else:
+        readout = EditReadout(width, edge_width, copies)
+    runs = None
+    if probes:
+        if module is None or example is None:
+            raise ValueError("probes need module= and example=: they are run through the networks")
+        runs = ProbeFeatures(module, example, probes, width)
+    return Metanetwork(model, readout, Normaliser(graphs), width, edge_width, sign, runs)
+
+
+__all__ = ["Metanetwork", "Published", "metanetwork"]

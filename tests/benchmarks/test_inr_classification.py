@@ -1,0 +1,127 @@
+"""python -m benchmarks.inr_classification, from end to end in small, on real images and networks fitted to them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ngopt.encoder
+from benchmarks.common.results import read_results
+from benchmarks.data import DataMissingError
+from benchmarks.weight_space.baselines import FlatMLP
+from benchmarks.weight_space.cli import main
+from benchmarks.weight_space.config import ENCODERS, MLPS, ConfigError
+from benchmarks.weight_space.folder import BEST, STATE, TrainingError
+from benchmarks.weight_space.models import build_model
+from benchmarks.weight_space.tasks import Classification
+from tests.benchmarks.weight_space_cases import settings
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+RESULTS = "results/inr_classification_digits_smoke.json"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first command puts the networks that it fits, and the others find them."""
+    return tmp_path_factory.mktemp("data")
+
+
+def run(root: Path, out: Path, *words: str) -> None:
+    main("inr_classification", ["--dataset", "digits", "--smoke", "--data-root", str(root), "--out", str(out), *words])
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_command_from_end_to_end(encoder: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(root, tmp_path, "--encoder", encoder)
+    (row,) = read_results(tmp_path / RESULTS)["rows"]
+    assert (row["encoder"], row["variant"], row["seed"], row["probes"]) == (encoder, "", 0, 0)
+    assert row["networks"] == {"train": 48, "val": 16, "test": 16}
+    assert row["steps"] == 6 and len(row["history"]) == 2 and row["parameters"] > 0
+    assert 0 <= row["test"]["accuracy"] <= 100
+    assert row["command"].startswith("python -m benchmarks.inr_classification --dataset digits --smoke")
+    folder = tmp_path / "inr_classification" / "digits-smoke" / f"{encoder}-seed0"
+    assert (folder / BEST).is_file() and list(folder.glob("tensorboard/events.*"))
+    assert f"{folder}: test accuracy" in capsys.readouterr().out
+
+
+def test_seeds_and_runs_that_have_ended(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(root, tmp_path, "--encoder", "mlp", "--seed", "0", "1")
+    before = read_results(tmp_path / RESULTS)
+    assert [row["seed"] for row in before["rows"]] == [0, 1]
+    assert before["rows"][0]["history"] != before["rows"][1]["history"]
+    monkeypatch.setattr("benchmarks.weight_space.train.Trainer.run", None)  # nothing is trained or tested again
+    run(root, tmp_path, "--encoder", "mlp", "--seed", "0", "1")
+    assert read_results(tmp_path / RESULTS) == before
+
+
+def test_a_run_goes_on_after_a_kill(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--encoder", "mlp_aug", "--checkpoint-steps", "1", "--option", "dropout=0.3")
+    run(root, tmp_path / "whole", *words)
+    real, calls = Classification.loss, []
+
+    def loss(*arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(Classification, "loss", loss)
+    with pytest.raises(KeyboardInterrupt):
+        run(root, tmp_path / "killed", *words)
+    assert not (tmp_path / "killed" / RESULTS).exists()
+    run(root, tmp_path / "killed", *words)
+    assert len(calls) == 5 + 2  # of six steps
+    whole, killed = (next((tmp_path / name).rglob(STATE)) for name in ("whole", "killed"))
+    assert _tensors(whole) == _tensors(killed)
+
+
+def test_other_settings_in_the_same_folder_are_refused(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path, "--encoder", "mlp")
+    (config,) = tmp_path.rglob("config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lr": 0.5}))
+    with pytest.raises(TrainingError, match=r"lr: 0.5 there, 0.001 asked for"):
+        run(root, tmp_path, "--encoder", "mlp")
+
+
+def test_many_networks_are_not_fitted_in_passing(tmp_path: Path) -> None:
+    words = ["--dataset", "mnist", "--size", "full", "--encoder", "mlp", "--data-root", str(tmp_path)]
+    with pytest.raises(DataMissingError, match="fit mnist --size full"):
+        main("inr_classification", [*words, "--out", str(tmp_path)])
+
+
+def test_bad_command_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in ((["--lr", "-1"], "lr must be at least"), (["--option", "width"], "not NAME=VALUE")):
+        with pytest.raises(SystemExit):
+            main("inr_classification", ["--smoke", "--out", str(tmp_path), *words])
+        assert message in capsys.readouterr().err
+
+
+def test_models_get_the_options_that_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def metanetwork(graph: Any, **options: Any) -> FlatMLP:
+        seen.update(options)
+        return FlatMLP({"w": (3,)}, task="classify", outputs=10)
+
+    monkeypatch.setattr(ngopt.encoder, "metanetwork", metanetwork, raising=False)
+    config = settings(encoder="ng_gnn", faithful=True, sign=True, probes=4, options={"width": 8})
+    build_model(config, None, Classification())  # type: ignore[arg-type]
+    expected = {"task": "classify", "outputs": 10, "encoder": "ng_gnn", "faithful": True}
+    assert seen == {**expected, "sign": True, "probes": 4, "width": 8}
+
+
+@pytest.mark.parametrize("encoder", MLPS)
+def test_an_option_that_a_model_does_not_take(encoder: str) -> None:
+    graph = ngopt.trace(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
+    with pytest.raises(ConfigError, match=f"{encoder} does not take the options {{'heads': 3}}"):
+        build_model(settings(encoder=encoder, options={"heads": 3}), graph, Classification())
+
+
+def _tensors(path: Path) -> dict[str, list]:
+    from benchmarks.weight_space.checkpoint import read_tensors
+
+    return {name: value.tolist() for name, value in read_tensors(path)[0].items()}

@@ -1,0 +1,108 @@
+"""Settings: presets, refusals, and the command line that is made from them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from benchmarks.weight_space.cli import make_parser, read_configs
+from benchmarks.weight_space.config import ConfigError, configure
+from tests.benchmarks.weight_space_cases import settings
+
+EDIT = {"suite": "inr_editing", "task": "dilation"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rate": 1.0}, "no settings learning_rate"),
+        ({"encoder": "resnet"}, "encoder must be one of ng_gnn"),
+        ({"lr": -1.0}, "lr must be at least"),
+        ({"lr": float("nan")}, "lr must be at least"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": 2.5}, "epochs must be int"),
+        ({"sign": 1}, "sign must be bool"),
+        ({"drop": 1.0}, "drop must be at least 0.0 and at most 0.99"),
+        ({"device": "tpu"}, "device must be cpu"),
+        ({"size": "huge"}, "size one of"),
+        ({"task": "dilation"}, "no task 'dilation'"),
+        ({"faithful": True}, "mlp has no faithful form"),
+        ({"probes": 4}, "sees flat weights"),
+        ({"encoder": "ng_t", "copies": 2}, "editing only"),
+        ({"options": {"probes": 3}}, "take them out of options"),
+        ({**EDIT, "augment": True}, "targets of editing"),
+    ],
+)
+def test_impossible_settings_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings(**values)
+
+
+def test_missing_settings_are_named() -> None:
+    with pytest.raises(ConfigError, match="no default: task, dataset"):
+        configure(suite="inr_classification", size="small", encoder="mlp")
+
+
+def test_presets() -> None:
+    base = {"dataset": "mnist", "encoder": "ng_gnn"}
+    published = configure(suite="inr_classification", task="classify", size="full", faithful=True, **base)
+    assert (published.epochs, published.warmup, published.clip, published.batch_size) == (300, 1000, 10.0, 128)
+    assert (published.amsgrad, published.schedule, published.augment) == (True, "constant", True)
+    edit = configure(**EDIT, size="full", **base)
+    assert (edit.epochs, edit.warmup, edit.clip, edit.augment, edit.amsgrad) == (200, 10_000, 1.0, False, False)
+    assert configure(**EDIT, size="full", **base, epochs=7).epochs == 7
+    augmented, plain = settings(encoder="mlp_aug"), settings()
+    assert (augmented.permute, augmented.flip) == (True, True) != (plain.permute, plain.flip)
+
+
+def test_variant_says_what_was_changed_and_nothing_else() -> None:
+    base = {"suite": "inr_classification", "task": "classify", "dataset": "mnist", "size": "small", "encoder": "ng_t"}
+    assert configure(**base, threads=2, seed=3).variant() == ""
+    assert configure(**base, faithful=True).variant() == "faithful"
+    config = configure(**base, sign=True, probes=64, lr=0.01, augment=False, options={"width": 8})
+    assert config.variant() == "sign probes=64 width=8 lr=0.01 no-augment"
+    assert config.slug() == "ng_t-sign-probes64-width8-lr0.01-no-augment-seed0"
+    assert config.encoder_options() == {"sign": True, "probes": 64, "width": 8}
+    assert configure(**base).encoder_options() == {}
+
+
+def test_settings_survive_json() -> None:
+    config = settings(encoder="mlp_aug", options={"width": 8})
+    assert configure(**json.loads(json.dumps(asdict(config)))) == config
+
+
+def test_command_line() -> None:
+    words = "--task erosion --dataset cifar10 --encoder ng_gnn --size medium --faithful --sign --probes 4 --copies 3"
+    words += " --option width=16 name=wide --seed 1 2 --lr 0.01 --no-amsgrad"
+    configs = read_configs("inr_editing", vars(make_parser("inr_editing").parse_args(words.split())))
+    assert [config.seed for config in configs] == [1, 2]
+    first = configs[0]
+    assert first == configure(
+        suite="inr_editing",
+        task="erosion",
+        dataset="cifar10",
+        encoder="ng_gnn",
+        size="medium",
+        faithful=True,
+        sign=True,
+        probes=4,
+        copies=3,
+        options={"width": 16, "name": "wide"},
+        seed=1,
+        lr=0.01,
+        amsgrad=False,
+    )
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        make_parser("inr_classification").parse_args(["--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    for flag in ("--probes", "--weight-decay", "--translate", "--checkpoint-steps", "--smoke", "--data-root"):
+        assert flag in text
+    assert "--task" not in text  # there is but one
+    assert "by size, smoke 2" in text
