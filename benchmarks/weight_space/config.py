@@ -23,13 +23,13 @@ SIZE_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "smoke": {"epochs": 2, "batch_size": 16, "warmup": 2},
         # Few passes: augmentation would only slow learning down.
         "small": {"epochs": 6, "batch_size": 32, "warmup": 50, "augment": False},
-        "medium": {"epochs": 6, "batch_size": 32, "warmup": 100, "augment": False},
+        "medium": {"epochs": 8, "batch_size": 32, "warmup": 100, "augment": False},
         "full": {"epochs": 200, "batch_size": 128, "warmup": 1000},
     },
     "inr_editing": {
         "smoke": {"epochs": 2, "batch_size": 16, "warmup": 2},
         "small": {"epochs": 6, "batch_size": 32, "warmup": 50},
-        "medium": {"epochs": 6, "batch_size": 32, "warmup": 100},
+        "medium": {"epochs": 8, "batch_size": 32, "warmup": 100},
         "full": {"epochs": 200, "batch_size": 128, "warmup": 10_000},
     },
 }

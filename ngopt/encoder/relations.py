@@ -127,7 +127,7 @@ class BlockEdges(Relation):
         return rows.flatten(-3, -2) * self._col_shape[1] ** -0.5
 
     def moments(self, messages: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        low, high = messages.amin(self._axis), messages.amax(self._axis)
+        low, high = messages.min(self._axis).values, messages.max(self._axis).values
         parts = messages.mean(self._axis), low, high, messages.square().mean(self._axis)
         return tuple(part.flatten(-3, -2) for part in parts)
 
