@@ -22,14 +22,14 @@ SIZE_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "inr_classification": {
         "smoke": {"epochs": 2, "batch_size": 16, "warmup": 2},
         # Few passes: augmentation would only slow learning down.
-        "small": {"epochs": 6, "batch_size": 32, "warmup": 50, "augment": False},
-        "medium": {"epochs": 8, "batch_size": 32, "warmup": 100, "augment": False},
+        "small": {"epochs": 5, "batch_size": 32, "warmup": 50, "augment": False},
+        "medium": {"epochs": 5, "batch_size": 32, "warmup": 100, "augment": False},
         "full": {"epochs": 200, "batch_size": 128, "warmup": 1000},
     },
     "inr_editing": {
         "smoke": {"epochs": 2, "batch_size": 16, "warmup": 2},
-        "small": {"epochs": 6, "batch_size": 32, "warmup": 50},
-        "medium": {"epochs": 8, "batch_size": 32, "warmup": 100},
+        "small": {"epochs": 5, "batch_size": 32, "warmup": 50},
+        "medium": {"epochs": 5, "batch_size": 32, "warmup": 100},
         "full": {"epochs": 200, "batch_size": 128, "warmup": 10_000},
     },
 }
@@ -68,7 +68,9 @@ class Config:
     seed: Annotated[int, Rule("of initial weights, batches, augmentation and dropout", low=0)] = 0
 
     faithful: Annotated[bool, Rule("as published: encoder, amsgrad, constant learning rate after warm-up")] = False
-    sign: Annotated[bool, Rule("encoder option: exact invariance to sign flips; off with faithful and flat weights")] = True
+    sign: Annotated[
+        bool, Rule("encoder option: exact invariance to sign flips; off with faithful and flat weights")
+    ] = True
     probes: Annotated[int, Rule("encoder option: number of probe inputs; 0: the encoder sees weights alone", low=0)] = 0
     copies: Annotated[int, Rule("encoder option: networks whose images are averaged (editing only)", low=1)] = 1
     options: Annotated[dict[str, Any], Rule("other encoder options: width=64 dropout=0.1")] = field(

@@ -9,7 +9,6 @@ import ngopt.encoder
 from benchmarks.weight_space.baselines import FlatMLP
 from benchmarks.weight_space.config import MLPS, Config, ConfigError
 from benchmarks.weight_space.tasks import Task
-from ngopt.encoder import metanetwork
 from ngopt.graph.neural_graph import NeuralGraph
 
 

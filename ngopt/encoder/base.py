@@ -16,7 +16,7 @@ class Encoder(nn.Module, ABC):
     """Reads a neural graph, and features on its nodes and edges, into embeddings.
 
     Every encoder is exactly equivariant: permuting neurons permutes node embeddings (and edge embeddings) alike. What
-    it returns for one network does not depend on what else is in the graph.
+    it returns for one network does not depend on what else is in a batch.
     """
 
     @abstractmethod

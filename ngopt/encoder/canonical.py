@@ -1,7 +1,7 @@
 """Canonical forms: of all networks that sign and scale symmetries call equal, always the same one.
 
-An encoder behind `canonical` is invariant to these symmetries, exactly, at no cost to speak of. The price: near a border
-(a bias of about zero) two networks that are nearly equal can get forms that are not.
+An encoder behind `canonical` is invariant to these symmetries, exactly, at little cost. The price: near a border (a
+bias of about zero) two networks that are nearly equal can get forms that are not.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ TINY = 1e-12
 def canonical(graph: NeuralGraph, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The canonical form of networks: name -> ``[*net, *shape]``, the same function.
 
-    Signs: biases are not negative, and at most half a period of a sine; without a bias, the sum of the cubes of a neuron's
-    incoming weights is not negative. Scales: incoming weights and bias together have a root mean square of one.
+    Signs: biases are not negative, and at most a quarter of a sine's period; without a bias, the sum of the cubes of a
+    neuron's incoming weights is not negative. Scales: incoming weights and bias have a root mean square of one.
 
     Args:
         graph: Traced with ``scalings=True``; without scalings nothing changes.

@@ -1,8 +1,8 @@
 """Codes: fixed vectors that tell encoders what the nodes and edges of a graph are, for any architecture.
 
-Text (roles, activations, settings of an op) becomes a random vector seeded by its hash, so that there is no vocabulary to
-run out of; counts and places (slots, kernel taps, depth, index of an input) become sinusoids [1]. Learned linear maps
-read both. Interchangeable nodes get equal codes; frozen nodes each their own.
+Text (roles, activations, settings of an op) becomes a random vector seeded by its hash, so that there is no vocabulary
+to run out of; places (slots, kernel taps, depth, index of an input) become sinusoids [1]. Interchangeable nodes get
+equal codes, frozen nodes each their own. Learned linear maps read them.
 
 [1] Vaswani et al., Attention Is All You Need, 2017, section 3.5.
 """
@@ -13,6 +13,7 @@ import hashlib
 import weakref
 from collections import Counter
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -100,11 +101,9 @@ def _slots(slots: Tensor) -> Tensor:  # [group, index] -> [group * index, PLACE]
 def _tap_codes(block: ParamBlock) -> Tensor:  # [tap, TAP_CODE]
     """Vertical and horizontal offset from the kernel's middle, so that kernels of all sizes line up."""
     taps = block.matrix_shape[3]
-    kernel = block.shape[2:] if dict(block.attributes).get("op") == "convolution" else (taps,)
-    sizes = (*(1,) * (2 - len(kernel)), *kernel)
-    if len(sizes) > 2 or sizes[0] * sizes[1] != taps:
-        sizes = (1, taps)
-    y, x = (torch.arange(size) - (size - 1) / 2 for size in sizes)
+    kernel = block.shape[2:] if dict(block.attributes).get("op") == "convolution" else ()
+    height, width = kernel if len(kernel) == 2 and prod(kernel) == taps else (1, taps)
+    y, x = (torch.arange(size) - (size - 1) / 2 for size in (height, width))
     y, x = torch.meshgrid(y, x, indexing="ij")
     return torch.cat([place_code(y.flatten()), place_code(x.flatten())], dim=1)
 

@@ -1,8 +1,8 @@
 r"""From the values of parameters, and codes of what they are, to the first embeddings of edges and nodes.
 
 A value :math:`w` becomes :math:`\phi(w) = [w, \sin 2\pi f w, \cos 2\pi f w]` with fixed random frequencies :math:`f`
-(Tancik et al., Fourier Features, 2020). The taps of a kernel are told apart by their offset :math:`t` from its middle and
-summed, for kernels of any size; the parameter's role and slot :math:`r` scale and shift the result:
+(Tancik et al., Fourier Features, 2020). The taps of a kernel are told apart by their offset :math:`t` from its middle
+and summed, for kernels of any size; the parameter's role and slot :math:`r` scale and shift the result:
 
 .. math:: e = (1 + A r) \odot W \sum_t (1 + B t) \odot \phi(w_t) / \sqrt{T} + C r
 """

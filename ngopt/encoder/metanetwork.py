@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ngopt.encoder.base import Encoder
 from ngopt.encoder.canonical import canonical
 from ngopt.encoder.embedding import ValueEmbedding
-from ngopt.encoder.layout import Layout, dense_layout, edge_blocks, mixed_layout, require, vector_blocks
+from ngopt.encoder.layout import Layout, check_params, dense_layout, edge_blocks, require, vector_blocks
 from ngopt.encoder.neuron_mp import NeuronMP
 from ngopt.encoder.ng_gnn import NGGNN
 from ngopt.encoder.ng_t import NGT
@@ -23,7 +24,6 @@ from ngopt.encoder.published import Published, PublishedNGGNN, PublishedNGT
 from ngopt.encoder.readout import EditReadout, InvariantReadout
 from ngopt.encoder.relations import add_rows
 from ngopt.encoder.sweeps import SweepEncoder
-from ngopt.errors import GraphMismatchError
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
 
 Params = Mapping[str, Tensor]  # name -> [net, *shape]
@@ -82,10 +82,10 @@ class Metanetwork(nn.Module):
         Raises:
             GraphMismatchError: A parameter is missing or has another shape.
         """
-        _check(graph, params, lead=1)
+        check_params(graph, params, lead=1)
         if self.sign:
             params = canonical(graph, params)
-        layout = dense_layout(graph, next(iter(params.values())).device)
+        layout = dense_layout(graph, next(iter(params.values())).device, self.vector.mix.weight.dtype)
         scaled = self._scaled(graph, params)
         values = [scaled[block.name].unsqueeze(-1) for block in edge_blocks(graph)]
         vectors = [scaled[block.name].flatten(1, 3).unsqueeze(-1) for block in vector_blocks(graph)]
@@ -119,20 +119,29 @@ class Metanetwork(nn.Module):
             GraphMismatchError: A parameter is missing or has another shape.
             ValueError: There are no networks, or the encoder does not read mixtures, or it uses probes.
         """
+        from ngopt.encoder.collate import mixed_layout  # PyG takes seconds to import
+
         if not networks or not isinstance(self.encoder, SweepEncoder) or self.probes is not None:
             raise ValueError("mixed() takes at least one network, and an encoder NG-GNN or NG-T without probes")
         for graph, params in networks:
-            _check(graph, params, lead=0)
+            check_params(graph, params, lead=0)
         if self.sign:
             networks = [(graph, canonical(graph, params)) for graph, params in networks]
         layout = mixed_layout([graph for graph, _ in networks], next(iter(networks[0][1].values())).device)
+        layout = layout.to(self.vector.mix.weight.dtype)
         scaled = [self._scaled(graph, params) for graph, params in networks]
         edges_of = [edge_blocks(graph) for graph, _ in networks]
         values = [
-            torch.cat([own[blocks[k].name].flatten() for own, blocks in zip(scaled, edges_of, strict=True) if k < len(blocks)])
+            torch.cat(
+                [own[blocks[k].name].flatten() for own, blocks in zip(scaled, edges_of, strict=True) if k < len(blocks)]
+            )
             for k in range(len(layout.relations))
         ]
-        vectors = [own[block.name].flatten() for own, (graph, _) in zip(scaled, networks, strict=True) for block in vector_blocks(graph)]
+        vectors = [
+            own[block.name].flatten()
+            for own, (graph, _) in zip(scaled, networks, strict=True)
+            for block in vector_blocks(graph)
+        ]
         features = self._features(layout, [torch.cat(vectors)[:, None]] if vectors else [], ())
         nodes, edges = self.encoder.encode(layout, features, [x[:, None] for x in values])
         if isinstance(self.readout, InvariantReadout):
@@ -201,16 +210,6 @@ class Metanetwork(nn.Module):
         return new
 
 
-def _check(graph: NeuralGraph, params: Params, lead: int) -> None:
-    for block in (*graph.blocks, *graph.buffers):
-        if block.role == "unused":
-            continue
-        names = [name for name in (block.name, *block.aliases) if name in params]
-        if not names or tuple(params[names[0]].shape[lead:]) != block.shape:
-            found = tuple(params[names[0]].shape[lead:]) if names else "nothing"
-            raise GraphMismatchError(f"the graph has '{block.name}' of shape {block.shape}, the networks have {found}")
-
-
 def metanetwork(
     graphs: NeuralGraph | Sequence[NeuralGraph],
     *,
@@ -226,7 +225,7 @@ def metanetwork(
     width: int = 0,
     edge_width: int = 16,
     dropout: float = 0.0,
-    **options: object,
+    **options: Any,
 ) -> nn.Module:
     """A network that reads networks.
 

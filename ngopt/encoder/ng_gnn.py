@@ -13,6 +13,7 @@ ICLR 2024 (FiLM: Perez et al., 2018), aggregation is of Corso et al., 2020. What
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class FilmGather(nn.Module):
 class NGGNN(SweepEncoder):
     """NG-GNN; see the module docstring. Arguments are those of `SweepEncoder`, and ``message``, the messages' width."""
 
-    def __init__(self, node_features: int, channels: int = 1, *, message: int = 32, **options: object) -> None:
+    def __init__(self, node_features: int, channels: int = 1, *, message: int = 32, **options: Any) -> None:
         super().__init__(
             lambda width, edge_width: FilmGather(width, edge_width, message), node_features, channels, **options
         )

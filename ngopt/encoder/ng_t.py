@@ -5,12 +5,14 @@ r"""NG-T: attention over the edges of each neuron, with queries, keys and values
     q_{ij} = q_i + e^q_{ij}, \quad k_{ij} = k_j + e^k_{ij}, \quad v_{ij} = v_j \odot e^s_{ij} + e^b_{ij}, \qquad
     z_i = W \sum_j \text{softmax}_j\!\left(q_{ij} \cdot k_{ij} / \sqrt{d_{head}}\right) v_{ij}
 
-Relational attention (Diao and Loynd, Relational Attention, ICLR 2023), with the value modulation of Kofinas et al., ICLR
-2024. Attention goes along edges alone, one parameter at a time, so that nothing is ever padded or attends to padding, and
-memory is that of the edges. `ngopt.encoder.published` has the complete-graph model as published.
+Relational attention (Diao and Loynd, ICLR 2023), with the value modulation of Kofinas et al., ICLR 2024. Attention goes
+along edges alone, one parameter at a time, so that nothing is ever padded or attends to padding, and memory is that of
+the edges. `ngopt.encoder.published` has the complete-graph model as published.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -57,7 +59,7 @@ class NGT(SweepEncoder):
     """NG-T; see the module docstring. Arguments are those of `SweepEncoder`, and ``attention`` and ``heads``."""
 
     def __init__(
-        self, node_features: int, channels: int = 1, *, attention: int = 32, heads: int = 4, **options: object
+        self, node_features: int, channels: int = 1, *, attention: int = 32, heads: int = 4, **options: Any
     ) -> None:
         super().__init__(
             lambda width, edge_width: AttentionGather(width, edge_width, attention, heads),

@@ -17,7 +17,8 @@ class Normaliser(nn.Module):
     """Subtracts a mean and divides by a standard deviation, one of each per parameter.
 
     For architectures that it was made with, both come from training networks (`fit`) and are kept in buffers. For all
-    others, and before, weights are multiplied by the root of their fan-in, and the rest is left as it is.
+    others, and before, weights are multiplied by the root of their fan-in, and the rest is left as it is. So is the
+    scale of parameters that are alike in all training networks.
 
     Args:
         graphs: Architectures to keep statistics of.
@@ -26,7 +27,6 @@ class Normaliser(nn.Module):
     def __init__(self, graphs: Sequence[NeuralGraph] = ()) -> None:
         super().__init__()
         self._place = {graph.fingerprint(): k for k, graph in enumerate(graphs)}
-        self._seen: dict[int, str] = {}
         for k, graph in enumerate(graphs):
             defaults = torch.tensor([[0.0, b.fan_in**-0.5] for b in (*graph.blocks, *graph.buffers)])
             self.register_buffer(f"statistics{k}", defaults.reshape(-1, 2))
@@ -45,7 +45,8 @@ class Normaliser(nn.Module):
             values = require(params, block).double()
             if not bool(values.isfinite().all()):
                 raise ValueError(f"'{block.name}' has non-finite values: leave such networks out")
-            rows.append(torch.stack([values.mean(), values.std().clamp_min(STD_FLOOR)]))
+            std = values.std() if values.numel() > 1 else values.new_zeros(())
+            rows.append(torch.stack([values.mean(), torch.where(std > STD_FLOOR, std, block.fan_in**-0.5)]))
         getattr(self, f"statistics{k}").copy_(torch.stack(rows))
 
     def forward(self, graph: NeuralGraph, block: ParamBlock, matrix: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Probe features: what learned inputs do inside each network, read off at its neurons.
 
-K learned inputs are run through every network of a stack. Whatever arrives at a layer that reads neurons, is a feature of
-these neurons, and so are the outputs. Features permute with the neurons, since the network itself does it. An encoder with
-probes sees more than weights, and its results belong in a table of their own. After Kofinas et al., ICLR 2024.
+K learned inputs are run through every network of a stack. Whatever arrives at a linear layer is a feature of the
+neurons that it reads, and so are the outputs. Features permute with the neurons, since the network itself does it. An
+encoder with probes sees more than weights: its results belong in a table of their own. After Kofinas et al., ICLR 2024.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ class ProbeFeatures(nn.Module):
         self._module = [module]  # in a list, so that its parameters are not ours
 
     def forward(self, graph: NeuralGraph, params: Mapping[str, Tensor]) -> Tensor:
-        """Features ``[net, node, width]`` of networks of one architecture, ``params``: name -> ``[net, *shape]``."""
+        """Features ``[net, node, width]`` of networks of one architecture, ``params``: name -> ``[net, *shape]``.
+
+        Raises:
+            ValueError: A linear layer, or the output, gets something else than one vector per probe.
+        """
         seen = torch.func.vmap(lambda one: self._run(graph, one))(dict(params))  # node indices are alike in all
         nodes = [index for index, _ in _places(graph, self._module[0])]
         total = self.inputs.new_zeros(len(next(iter(params.values()))), graph.num_nodes, len(self.inputs))
@@ -55,8 +59,14 @@ class ProbeFeatures(nn.Module):
                 if name:
                     keep = partial(_keep, arrived, name)
                     stack.callback(module.get_submodule(name).register_forward_pre_hook(keep).remove)
-            outputs = torch.func.functional_call(module, dict(params), (self.inputs,))
-        return [(arrived[name] if name else outputs).mT for _, name in places]
+            arrived[""] = torch.func.functional_call(module, dict(params), (self.inputs,))
+        for _, name in places:
+            found = arrived.get(name)
+            if not isinstance(found, Tensor) or found.ndim != 2:
+                what = "nothing" if found is None else tuple(found.shape) if isinstance(found, Tensor) else type(found)
+                where = f"'{name}'" if name else "the output"
+                raise ValueError(f"probes are read off where there is one vector per input; {where} gets {what}")
+        return [arrived[name].mT for _, name in places]
 
 
 def _keep(table: dict[str, Tensor], name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:

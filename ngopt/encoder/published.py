@@ -1,7 +1,7 @@
 r"""NG-GNN and NG-T as published, faults included, so that what the mended encoders gain can be measured.
 
-Kofinas et al., Graph Neural Networks for Learning Equivariant Representations of Neural Networks, ICLR 2024, and its code.
-For networks of one architecture, each layer of which is linear or a convolution. Kept on purpose:
+Kofinas et al., Graph Neural Networks for Learning Equivariant Representations of Neural Networks, ICLR 2024, and its
+code. For networks of one architecture, each layer of which is linear or a convolution. Kept on purpose:
 
 * NG-GNN normalises over all nodes of the minibatch (`LayerNorm(mode="graph")` without batch indices), so that a result
   depends on the other networks in the batch;
@@ -21,9 +21,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ngopt.encoder.layout import edge_blocks, require
+from ngopt.encoder.layout import check_params, edge_blocks, require
 from ngopt.encoder.normalise import Normaliser
 from ngopt.encoder.relations import BlockEdges, Relation
+from ngopt.errors import GraphMismatchError
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
 
 FREQUENCIES = 128
@@ -59,8 +60,7 @@ def _plan(graph: NeuralGraph) -> _Plan:
     weights, rows_of = [], {}
     for block in edge_blocks(graph):
         assert block.col_nodes is not None
-        group, row, col, _ = block.matrix_shape
-        if group != 1 or dict(block.attributes).get("op") not in ("linear", "convolution"):
+        if block.matrix_shape[0] != 1 or dict(block.attributes).get("op") not in ("linear", "convolution"):
             raise ValueError(f"the published encoders have no graph for '{block.name}', shape {block.shape}")
         weights.append((block, block.row_nodes.flatten(), block.col_nodes.flatten()))
         rows_of[block.name.rpartition(".")[0]] = block.row_nodes.flatten()
@@ -137,6 +137,7 @@ class Published(nn.Module):
     ) -> None:
         super().__init__()
         self.plan, self.task, self.width = _plan(graph), task, width
+        self.architecture = graph.fingerprint()
         self.normaliser = Normaliser([graph])
         self.position = nn.Embedding(self.plan.position_rows, width)
         self.node_in = _project(1, width, sigma)
@@ -162,6 +163,9 @@ class Published(nn.Module):
         self.normaliser.fit(graph, params)
 
     def _nodes(self, graph: NeuralGraph, params: Mapping[str, Tensor]) -> Tensor:  # [net, node, width]
+        if graph.fingerprint() != self.architecture:
+            raise GraphMismatchError("the published encoders read one architecture, and were made for another one")
+        check_params(graph, params, lead=1)
         networks = len(next(iter(params.values())))
         example = self.position.weight
         biases = example.new_zeros(networks, self.plan.nodes, 1)
@@ -302,7 +306,9 @@ class PublishedNGT(Published):
         super().__init__(graph, task, outputs, width, edge_width, 1.0 if task == "classify" else 3.0)
         heads = heads or (8 if task == "classify" else 4)
         dropout = dropout or (0.2 if task == "classify" else 0.3)
-        self.layers = nn.ModuleList(_PublishedAttention(width, edge_width, attention, heads, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            _PublishedAttention(width, edge_width, attention, heads, dropout) for _ in range(layers)
+        )
         for parameter in self.layers.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)

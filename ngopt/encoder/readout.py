@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
-from torch_geometric.utils import scatter
 
 from ngopt.encoder.codes import BLOCK_CODE, TAP_CODE
 from ngopt.encoder.layout import Layout, Values
@@ -44,6 +41,8 @@ class _Pool:
     def __call__(self, nodes: Tensor, how: str) -> Tensor:
         x = nodes.index_select(-2, self.chosen)
         if self.network is not None:
+            from torch_geometric.utils import scatter  # takes seconds to import
+
             return scatter(x, self.network, dim=0, dim_size=self.networks, reduce=how)
         if not len(self.chosen):
             return nodes.new_zeros(*nodes.shape[:-2], nodes.shape[-1])

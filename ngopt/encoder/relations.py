@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch_geometric.utils import scatter, softmax
 
 STD_FLOOR = 1e-5  # under the root, so that the gradient of a standard deviation of zero is finite
 
@@ -128,8 +127,8 @@ class BlockEdges(Relation):
 
     def moments(self, messages: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         low, high = messages.min(self._axis).values, messages.max(self._axis).values
-        parts = messages.mean(self._axis), low, high, messages.square().mean(self._axis)
-        return tuple(part.flatten(-3, -2) for part in parts)
+        mean, square = messages.mean(self._axis), messages.square().mean(self._axis)
+        return mean.flatten(-3, -2), low.flatten(-3, -2), high.flatten(-3, -2), square.flatten(-3, -2)
 
     def softmax(self, logits: Tensor) -> Tensor:
         return logits.softmax(self._axis)
@@ -165,6 +164,8 @@ class ListEdges(Relation):
         return rows.index_select(-2, self._edge_rows)
 
     def _reduce(self, messages: Tensor, how: str) -> Tensor:
+        from torch_geometric.utils import scatter  # takes seconds to import
+
         return scatter(messages, self._edge_rows, dim=-2, dim_size=len(self.row_nodes), reduce=how)
 
     def total(self, messages: Tensor) -> Tensor:
@@ -178,4 +179,6 @@ class ListEdges(Relation):
         return self._reduce(messages, "mean"), low, high, self._reduce(messages.square(), "mean")
 
     def softmax(self, logits: Tensor) -> Tensor:
+        from torch_geometric.utils import softmax
+
         return softmax(logits, self._edge_rows, num_nodes=len(self.row_nodes), dim=logits.ndim - 2)

@@ -1,15 +1,15 @@
 r"""Sweeps: what NG-GNN and NG-T have in common. They differ in how a row sums up its edges (`Gather`).
 
-A layer walks over the parameters in order, as a forward pass does, and lets the neurons that each writes to hear from those
-that it reads from; then back, from the last parameter to the first. A neuron thus hears of all that comes before it, and
-after it, in one layer. With ``ordered=False`` all parameters are read at once, as published, and news travels one
-parameter per layer. Layer-ordered propagation follows Kalogeropoulos et al. (Scale Equivariant Graph Metanetworks,
-2024) and the dynamic neural graph encoder.
+A layer walks over the parameters in order, as a forward pass does, and lets the neurons that each writes to hear from
+those that it reads from; then back, from the last parameter to the first. A neuron thus hears of all that comes before
+it, and after it, in one layer. With ``ordered=False`` all parameters are read at once, as published, and news travels
+one parameter per layer. Propagation in the order of the layers is the idea of the DNG encoder (TMLR 2026).
 
 .. math::
 
-    z_i = \text{gather}_j(h_i, h_j, e_{ij}) + 2 \sum_j \hat w_{ij} C h_j / \sqrt{n_i}, \qquad h \leftarrow h + \text{MLP}[\text{LN}(h), z], \qquad
-    e \leftarrow e + \text{MLP}[e, h_{in}, h_{out}]
+    z_i &= \text{gather}_j(h_i, h_j, e_{ij}) + 2 \sum_j \hat w_{ij} C h_j / \sqrt{n_i} \\
+    h &\leftarrow h + V \sin(U\,[\text{LN}(h), z]), \qquad
+    e \leftarrow e + B\, \text{SiLU}(A\,[e, h_{in}, h_{out}])
 
 Normalisation is per node, so that a network's embeddings do not depend on what else is in the batch.
 """
@@ -28,6 +28,7 @@ from ngopt.encoder.layout import Layout, dense_layout, edge_blocks
 from ngopt.encoder.relations import Relation, add_rows
 from ngopt.graph.neural_graph import NeuralGraph
 
+TINY = 1e-12  # in place of a root mean square that is zero
 CARRY = 2.0  # of the weighted sum: about what makes it as large as what is gathered
 
 Gather = nn.Module  # (relation, nodes [*net, node, width], edges) -> [*net, row, width]
@@ -66,17 +67,7 @@ class SweepEncoder(Encoder):
         self.read = nn.Linear(node_features, width)
         self.code = nn.Linear(NODE_CODE, width, bias=False)
         self.edge = ValueEmbedding(channels, edge_width, frequencies, sigma)
-        self.layers = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "forth": _Update(gather(width, edge_width), width, dropout),
-                    "back": _Update(gather(width, edge_width), width, dropout),
-                    "edge": _EdgeUpdate(width, edge_width),
-                    "members": _LinkUpdate(width),
-                }
-            )
-            for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(_Layer(gather, width, edge_width, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(
@@ -85,8 +76,11 @@ class SweepEncoder(Encoder):
         node_features: Tensor,  # [*net, node, feature]
         edge_features: EdgeFeatures,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Encoder.forward`. All tensors may have leading axes, for networks that share the graph."""
-        layout = dense_layout(graph, node_features.device)
+        """See `Encoder.forward`. All tensors may have leading axes, for networks that share the graph.
+
+        Each channel is divided by its root mean square: the scale of a parameter or a gradient does not matter.
+        """
+        layout = dense_layout(graph, node_features.device, node_features.dtype)
         blocks = edge_blocks(graph)
         lead = node_features.shape[:-2]
         values = []
@@ -95,7 +89,7 @@ class SweepEncoder(Encoder):
             if channels is None:
                 values.append(node_features.new_zeros(*lead, *block.matrix_shape, self.channels))
             else:
-                values.append(torch.stack([x.to(node_features) for x in channels], dim=-1))
+                values.append(torch.stack([_unit_scale(x.to(node_features)) for x in channels], dim=-1))
         nodes, edges = self.encode(layout, node_features, values)
         return nodes, {block.name: e for block, e in zip(blocks, edges, strict=True)}
 
@@ -114,11 +108,12 @@ class SweepEncoder(Encoder):
         weights = [total_over_taps(x[..., 0], place) for x, place in zip(values, layout.values, strict=True)]
         backwards = [relation.reversed for relation in layout.relations]
         for layer in self.layers:
-            h = self._sweep(layer["forth"], h, layout.relations, edges, weights)
-            h = self._sweep(layer["back"], h, backwards[::-1], edges[::-1], weights[::-1])
+            assert isinstance(layer, _Layer)
+            h = self._sweep(layer.forth, h, layout.relations, edges, weights)
+            h = self._sweep(layer.back, h, backwards[::-1], edges[::-1], weights[::-1])
             if layout.links is not None:
-                h = layer["members"](h, layout.links)
-            edges = [layer["edge"](h, e, relation) for e, relation in zip(edges, layout.relations, strict=True)]
+                h = layer.members(h, layout.links)
+            edges = [layer.edge(h, e, relation) for e, relation in zip(edges, layout.relations, strict=True)]
         return self.norm(h), edges
 
     def _sweep(
@@ -141,12 +136,27 @@ class SweepEncoder(Encoder):
         return h if self.ordered else start + total
 
 
+def _unit_scale(x: Tensor) -> Tensor:  # [*net, group, row, col, tap]
+    return x / x.square().mean((-4, -3, -2, -1), keepdim=True).sqrt().clamp_min(TINY)
+
+
 class Sine(nn.Module):
     """Sine as activation: odd like the networks' own pre-activations, and bounded; learns faster than SiLU here."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Elementwise."""
         return x.sin()
+
+
+class _Layer(nn.Module):
+    """One sweep there and back, and what edges and blocks learn from it."""
+
+    def __init__(self, gather: Callable[[int, int], Gather], width: int, edge_width: int, dropout: float) -> None:
+        super().__init__()
+        self.forth = _Update(gather(width, edge_width), width, dropout)
+        self.back = _Update(gather(width, edge_width), width, dropout)
+        self.edge = _EdgeUpdate(width, edge_width)
+        self.members = _LinkUpdate(width)
 
 
 class _Update(nn.Module):
@@ -160,7 +170,9 @@ class _Update(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * width, 2 * width), Sine(), nn.Linear(2 * width, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, h: Tensor, edges: Tensor, weights: Tensor, relation: Relation) -> Tensor:  # [*net, touched, width]
+    def forward(
+        self, h: Tensor, edges: Tensor, weights: Tensor, relation: Relation
+    ) -> Tensor:  # [*net, touched, width]
         normed = self.norm(h)
         carried = relation.weighted(weights, self.carried(normed))
         heard = relation.to_nodes(self.gather(relation, normed, edges) + CARRY * carried)

@@ -3,11 +3,12 @@ r"""Sign and scale symmetries: what multiplying a neuron's inputs does to its ou
 A neuron :math:`y = \sigma(w x + b)` that is read by :math:`v y` computes the same with
 
 * :math:`(-w, -b, -v)` if :math:`\sigma` is odd (tanh, sine): kind ``"sign"``;
-* :math:`(w, b + \pi / \omega, -v)` if :math:`\sigma(z) = \sin \omega z`: also ``"sign"``, with ``phase`` :math:`\pi/\omega`;
+* :math:`(w, b + \pi / \omega, -v)` if :math:`\sigma(z) = \sin \omega z`: also ``"sign"``, the ``phase`` is
+  :math:`\pi / \omega`;
 * :math:`(s w, s b, v / s)` with :math:`s > 0` if :math:`\sigma` is a ReLU: kind ``"scale"``.
 
-As with permutations, what looks like such a symmetry is only a candidate; those that do not hold by numbers are left out.
-The idea is that of Kalogeropoulos et al., Scale Equivariant Graph Metanetworks, NeurIPS 2024.
+As with permutations, what looks like such a symmetry is only a candidate; those that do not hold by numbers are left
+out. The idea is that of Kalogeropoulos et al., Scale Equivariant Graph Metanetworks, NeurIPS 2024.
 """
 
 from __future__ import annotations
@@ -122,6 +123,9 @@ def find_scalings(
 
 
 def _frequencies(graph: NeuralGraph) -> list[float]:
-    """What the program multiplies by: one of it may be a sine's frequency."""
+    """What the program multiplies by, from large to small: the first that holds as a sine's frequency is the sine's own.
+
+    Its odd fractions hold too, but are not all of the symmetry.
+    """
     factors = [re.fullmatch(r"mul\[([-+.e\d]+)\]", op) for op in graph.program]
-    return sorted({1.0, *(abs(float(found[1])) for found in factors if found)} - {0.0})
+    return sorted({1.0, *(abs(float(found[1])) for found in factors if found)} - {0.0}, reverse=True)

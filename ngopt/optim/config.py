@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 DEFAULT_LR = 0.07
+ENCODERS = ("neuron_mp", "ng_gnn", "ng_t")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +47,14 @@ class UpdateConfig:
         warmup_steps: Steps over which the built-in schedule rises to one.
         dense_steps: The gates are refreshed in every one of the first so many steps.
         refresh_every: And then every so many steps.
+        encoder: ``"neuron_mp"``; or ``"ng_gnn"``, ``"ng_t"``, which embed every weight: for small networks.
         neuron_gates: Read gates off neuron embeddings; otherwise off each tensor alone (the graph ablation).
         gate_bound: Largest deviation that each of the tensor, row and column gates can learn.
         gain_bound: Largest logarithm of the per-tensor gain.
         schedule_bound: Largest logarithm of the learned schedule factor.
         embedding: Width of the node embeddings.
-        message: Width of the messages.
-        message_rounds: Rounds of message passing.
+        message: Width of the messages; of edge embeddings with ``"ng_gnn"`` and ``"ng_t"``.
+        message_rounds: Rounds of message passing; sweeps there and back with ``"ng_gnn"`` and ``"ng_t"``.
         seed: Seed of the initial meta-parameters.
     """
 
@@ -64,6 +66,7 @@ class UpdateConfig:
     warmup_steps: int = 20
     dense_steps: int = 30
     refresh_every: int = 10
+    encoder: str = "neuron_mp"
     neuron_gates: bool = True
     gate_bound: float = 0.5
     gain_bound: float = 0.3
@@ -81,6 +84,8 @@ class UpdateConfig:
         for name in ("output_scale", "vector_scale", "gate_bound", "gain_bound", "schedule_bound"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0.0):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be finite and not negative.")
+        if self.encoder not in ENCODERS:
+            raise ValueError(f"encoder={self.encoder!r} must be one of {', '.join(ENCODERS)}.")
         for name, low in (
             ("warmup_steps", 0),
             ("dense_steps", 1),

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ngopt.encoder.base import Encoder
 from ngopt.encoder.features import NODE_FEATURES, node_features
 from ngopt.encoder.neuron_mp import NeuronMP
+from ngopt.encoder.ng_gnn import NGGNN
+from ngopt.encoder.ng_t import NGT
 from ngopt.encoder.structure import structure
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.config import UpdateConfig
@@ -34,13 +37,7 @@ class UpdateRule(nn.Module):
         self.config = config or UpdateConfig()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            self.encoder = NeuronMP(
-                NODE_FEATURES,
-                channels=2,
-                embedding=self.config.embedding,
-                message=self.config.message,
-                rounds=self.config.message_rounds,
-            )
+            self.encoder = _encoder(self.config)
             self.heads = GateHeads(self.config)
         self.schedule = LearnedSchedule(self.config.schedule_bound)
         self._neutral: tuple[tuple, bool] = ((), False)  # versions of the heads when last looked at, and the answer
@@ -105,3 +102,14 @@ class UpdateRule(nn.Module):
             edges[name] = (weight, torch.zeros_like(weight) if momentum is None else momentum)
         features = node_features(graph, channels, example.dtype, example.device)
         return self.encoder(graph, features, edges)[0]
+
+
+def _encoder(config: UpdateConfig) -> Encoder:
+    """The encoder of node features and of two channels per edge, weight and momentum."""
+    if config.encoder == "neuron_mp":
+        sizes = {"embedding": config.embedding, "message": config.message, "rounds": config.message_rounds}
+        return NeuronMP(NODE_FEATURES, channels=2, **sizes)
+    sizes = {"width": config.embedding, "edge_width": config.message, "layers": config.message_rounds}
+    if config.encoder == "ng_gnn":
+        return NGGNN(NODE_FEATURES, channels=2, message=config.message, **sizes)
+    return NGT(NODE_FEATURES, channels=2, attention=config.message, heads=1, **sizes)

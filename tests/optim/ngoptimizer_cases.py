@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import ngopt
+from ngopt.optim.config import UpdateConfig
 from ngopt.optim.update import UpdateRule
 
 FEATURES, CLASSES, BATCH = 5, 3, 8
@@ -58,12 +59,15 @@ def batch(index: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tenso
     return x.to(dtype), (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
 
 
-def lively_rule(seed: int = 0, scale: float = 0.3, dtype: torch.dtype = torch.float32) -> UpdateRule:
+def lively_rule(
+    seed: int = 0, scale: float = 0.3, dtype: torch.dtype = torch.float32, encoder: str = "neuron_mp"
+) -> UpdateRule:
     """Meta-parameters drawn at random, so that every gate is open: the untrained ones would hide most mistakes."""
-    rule = UpdateRule().to(dtype)
+    rule = UpdateRule(UpdateConfig(encoder=encoder)).to(dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for value in rule.parameters():
+        # NG-GNN and NG-T are deep: with such large weights they would be chaotic. Their initial ones are lively enough.
+        for value in (rule if encoder == "neuron_mp" else rule.heads).parameters():
             value.add_(scale * torch.randn(value.shape, generator=generator).to(dtype))
     return rule
 
@@ -142,5 +146,7 @@ CONSTRUCTIONS: dict[str, Callable[[nn.Module], ngopt.NGOptimizer]] = {
     ),
     "groups": _two_groups,
     "user_schedule": lambda model: ngopt.NGOptimizer(model, lr=0.02, schedule="user", rule=lively_rule()),
+    "ng_gnn": lambda model: ngopt.NGOptimizer(model, rule=lively_rule(encoder="ng_gnn")),
+    "ng_t": lambda model: ngopt.NGOptimizer(model, rule=lively_rule(encoder="ng_t")),
     "no_graph": lambda model: ngopt.NGOptimizer(model, graph=False, rule=lively_rule()),
 }

@@ -36,10 +36,12 @@ def gradients(case: Case, module: nn.Module, step: int) -> None:
         grad[grad.abs() < NOISE * largest] = 0.0
 
 
-def run(case: Case, module: nn.Module, graph: ngopt.NeuralGraph) -> dict[str, dict[str, Tensor]]:
+def run(
+    case: Case, module: nn.Module, graph: ngopt.NeuralGraph, encoder: str = "neuron_mp"
+) -> dict[str, dict[str, Tensor]]:
     """Train a few steps. Weights, and every entry of the state spread to the shape of its parameter, all by name."""
     optimizer = ngopt.NGOptimizer(
-        module.named_parameters(), lr=0.02, graph=graph, rule=lively_rule(dtype=torch.float64)
+        module.named_parameters(), lr=0.02, graph=graph, rule=lively_rule(dtype=torch.float64, encoder=encoder)
     )
     start = {name: param.detach().clone() for name, param in module.named_parameters()}
     for step in range(STEPS):
@@ -115,6 +117,20 @@ def test_zoo(name: str) -> None:
     error, where = worst(reference, other, generator)
     assert error < TOLERANCE, f"{where} differs by {error:.1e}"
     assert worst(reference, other, None)[0] > 1e-3  # control: the permutation is not trivial
+
+
+@pytest.mark.parametrize("encoder", ["ng_gnn", "ng_t"])
+@pytest.mark.parametrize("name", ["mlp", "cnn_batch_norm_pooling", "transformer_encoder", "lstm"])
+def test_any_encoder_can_drive_it(name: str, encoder: str) -> None:
+    case = MODELS[name].make()
+    graph = ngopt.trace(case.module, case.args, example_kwargs=case.kwargs)
+    generator = graph.symmetries.random()
+    reference = run(case, copy.deepcopy(case.module), graph, encoder)
+    other = run(case, permuted(case.module, generator), graph, encoder)
+    error, where = worst(reference, other, generator)
+    assert error < TOLERANCE, f"{where} differs by {error:.1e}"
+    assert worst(reference, other, None)[0] > 1e-3  # control: the permutation is not trivial
+    assert worst(reference, run(case, copy.deepcopy(case.module), graph), None)[0] > 1e-3  # and the encoder matters
 
 
 def test_a_wrong_graph_is_found_out() -> None:

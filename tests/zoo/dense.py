@@ -429,6 +429,25 @@ def nerf():
     return NeRF(), (torch.randn(4, 3), torch.randn(4, 2))
 
 
+class Triplane(nn.Module):
+    """Three learned feature planes, read where a point falls on each, added up, and decoded."""
+
+    def __init__(self, channels: int = 6, size: int = 5) -> None:
+        super().__init__()
+        self.xy, self.xz, self.yz = (nn.Parameter(torch.empty(1, channels, size, size)) for _ in range(3))
+        self.body = nn.Sequential(nn.Linear(channels, 7), nn.ReLU(), nn.Linear(7, 4))
+
+    def forward(self, points: Tensor) -> Tensor:
+        places = ((self.xy, [0, 1]), (self.xz, [0, 2]), (self.yz, [1, 2]))
+        found = [F.grid_sample(plane, points[None, None][..., axes], align_corners=True) for plane, axes in places]
+        return self.body(sum(found)[0, :, 0].mT)
+
+
+@model("triplane", expected={"features": (6, 1), "hidden": (7, 1)})
+def triplane():
+    return Triplane(), (torch.rand(4, 3) * 2 - 1,)
+
+
 class EmbeddingBag(nn.Module):
     """Mean of word vectors; several tables with one factor space."""
 

@@ -1,0 +1,133 @@
+"""Metanetworks over the zoo and over random architectures: what permutes a network's neurons changes no answer.
+
+New parameters, gradients and all else that is shaped like the network moves with its neurons.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, note
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ngopt.errors import SymmetryError
+from ngopt.testing import assert_equivariant, assert_invariant
+from tests.encoder.cases import (
+    ALL_ENCODERS,
+    ENCODERS,
+    EXACT,
+    TASKS,
+    State,
+    differ,
+    elements,
+    network_of,
+    reader,
+    reading,
+    stacked,
+    zoo,
+)
+from tests.strategies import RandomNet, architectures, example_input
+from tests.zoo import MODELS
+
+FEW = (
+    "mlp", "siren", "functional_parameters", "tied_autoencoder", "soft_moe", "kan", "triplane",
+    "cnn_flatten", "grouped", "resnet", "unet", "conv_norms",
+    "multihead_attention", "transformer_encoder", "grouped_query_rope", "lstm", "deep_sets", "group_equivariant",
+    "gat", "qwen3", "timm_vit", "timm_mixer",
+)  # fmt: skip
+
+
+def check(network: tuple, encoder: str, task: str, mixed: bool, generators: int | None = 3) -> None:
+    """Permuting one network of a batch leaves its vector, and permutes its changes."""
+    graph, state = network
+    read = reading(reader(graph, encoder, task), graph, state, task, mixed)
+    wanted = assert_invariant if task == "classify" else assert_equivariant
+    wanted(read, state, elements(graph, generators), tolerance=EXACT)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("encoder", ALL_ENCODERS)
+@pytest.mark.parametrize("name", FEW)
+def test_stacked(name: str, encoder: str, task: str) -> None:
+    check(zoo(name), encoder, task, mixed=False)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("name", FEW)
+def test_mixed(name: str, encoder: str, task: str) -> None:
+    check(zoo(name), encoder, task, mixed=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("name", list(MODELS))
+def test_whole_zoo(name: str, encoder: str, task: str) -> None:
+    check(zoo(name), encoder, task, mixed=False, generators=40)
+    check(zoo(name), encoder, task, mixed=True)
+
+
+@given(
+    architectures,
+    st.sampled_from(ENCODERS),
+    st.sampled_from(TASKS),
+    st.booleans(),
+    st.sampled_from([{}, {"layers": 2}, {"ordered": False}, {"layers": 2, "ordered": False, "width": 24}]),
+)
+def test_random_architectures(architecture: tuple, encoder: str, task: str, mixed: bool, options: dict) -> None:
+    kind, quadruples = architecture
+    net = RandomNet(kind, quadruples)
+    note(net.extra_repr())
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter)
+    graph, state = network_of(net, example_input(kind))
+    read = reading(reader(graph, encoder, task, **options), graph, state, task, mixed)
+    wanted = assert_invariant if task == "classify" else assert_equivariant
+    wanted(read, state, elements(graph, 2, 1), tolerance=EXACT)
+
+
+@pytest.mark.parametrize("encoder", ALL_ENCODERS)
+@pytest.mark.parametrize("name", ["mlp", "conv_norms", "multihead_attention"])
+def test_half_a_permutation_is_noticed(name: str, encoder: str) -> None:
+    """The control: permuting one parameter alone, or one learned buffer, is another network."""
+    graph, state = zoo(name)
+    vector = reading(reader(graph, encoder), graph, state, "classify", mixed=False)
+    changes = reading(reader(graph, encoder, "edit"), graph, state, "edit", mixed=False)
+    generator = max(graph.generators(), key=lambda g: len(g.parameters))
+    permuted = generator.apply(state)
+    assert len(generator.parameters) > 1
+    for moved in generator.parameters:
+        half = state | {moved: permuted[moved]}
+        assert differ(vector(state), vector(half)) > 1e-6, moved
+    with pytest.raises(SymmetryError, match="not equivariant"):
+        assert_equivariant(lambda s: changes(state | {moved: s[moved]}), state, [generator])
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("encoder", ALL_ENCODERS)
+@pytest.mark.parametrize("name", ["siren", "conv_norms", "grouped", "multihead_attention", "lstm"])
+def test_gradients_move_with_the_neurons(name: str, encoder: str, task: str) -> None:
+    """What a loss of the readout says about each of the network's own parameters and buffers."""
+    graph, state = zoo(name)
+    model = reader(graph, encoder, task)
+
+    def gradients(state: State) -> State:
+        leaves = {name: x.clone().requires_grad_() for name, x in state.items()}
+        result = model(graph, {name: x[None] for name, x in leaves.items()})
+        results: list[Tensor] = list(result.values()) if isinstance(result, dict) else [result]
+        loss = sum(((x - 0.5) ** 3).sum() for x in results)
+        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+    found = gradients(state)
+    assert all(x.abs().max() > 0 for x in found.values())  # not the trivial way
+    assert_equivariant(gradients, state, elements(graph), tolerance=EXACT)
+
+
+def test_gradients_that_stay_are_noticed() -> None:
+    """The control: gradients that do not follow the permutation."""
+    graph, state = zoo("mlp")
+    fixed = stacked(state)
+    with pytest.raises(SymmetryError, match="not equivariant"):
+        assert_equivariant(lambda _: {name: x[0] for name, x in fixed.items()}, state, elements(graph))
