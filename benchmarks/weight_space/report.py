@@ -6,6 +6,8 @@ A page gets the tables of a suite between its markers, which must be there:
 
     <!-- table: inr_classification -->
     <!-- end of table: inr_classification -->
+
+Between those of ``weight_space`` goes a small table of all suites.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from benchmarks.common.results import RESULTS, read_results, write_text
 from benchmarks.weight_space.charts import draw_results
 from benchmarks.weight_space.config import SIZES, TASKS
 from benchmarks.weight_space.rows import result_path
-from benchmarks.weight_space.tables import MEASURES, suite_page
+from benchmarks.weight_space.tables import MEASURES, suite_page, summary
 
+SUMMARY = "weight_space"
 PAGES = (Path("README.md"), Path("docs/benchmarks.md"))
 
 
@@ -31,14 +34,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, default=Path("docs/images"), help="folder for pictures")
     parser.add_argument("--pages", type=Path, nargs="*", default=PAGES, help="Markdown files with markers to fill in")
     arguments = parser.parse_args(argv)
+    files = {suite: result_files(suite, arguments.results) for suite in TASKS}
+    tables = {suite: suite_page(suite, files[suite]) for suite in TASKS} | {SUMMARY: summary(files)}
     for suite in TASKS:
-        files = result_files(suite, arguments.results)
-        page = suite_page(suite, files)
-        print(f"# {suite}\n\n{page}\n")
-        for path in draw_files(suite, files, arguments.images):
+        for path in draw_files(suite, files[suite], arguments.images):
             print(f"Picture: {path}")
+    for name, table in tables.items():
+        print(f"# {name}\n\n{table}\n")
         for path in arguments.pages:
-            if path.is_file() and (text := fill(old := path.read_text(encoding="utf-8"), suite, page)) != old:
+            if path.is_file() and (text := fill(old := path.read_text(encoding="utf-8"), name, table)) != old:
                 write_text(path, text)
                 print(f"Tables put into {path}")
 

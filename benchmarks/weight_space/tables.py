@@ -139,3 +139,53 @@ def _machine(row: Row) -> str:
 def _spread(values: list[float], digits: int) -> str:
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{mean(values):.{digits}f}{spread}"
+
+
+TITLES = {
+    "ng_gnn": "NG-GNN",
+    "ng_t": "NG-T",
+    "neuron_mp": "NeuronMP",
+    "mlp": "MLP on flat weights",
+    "mlp_aug": "MLP on flat weights, permuted and flipped in training",
+}
+VARIANTS = {"faithful": "as published", "no-sign": "without sign symmetry"}
+
+
+def summary(files: dict[str, list[dict[str, Any]]]) -> str:
+    """All suites in one small table: a line per encoder and variant, a column per task; the largest size of each.
+
+    Args:
+        files: Result files by suite, the larger sizes of a data set last.
+    """
+    columns: dict[str, list[Row]] = {}
+    for suite, some in files.items():
+        for file in (file for file in some if file["settings"]["size"] != "smoke"):
+            for task in dict.fromkeys(row["task"] for row in file["rows"]):
+                title = ("" if task == "classify" else f"{task}, ") + f"{file['settings']['dataset']}: "
+                columns[title + MEASURES[suite][0].title] = [row for row in file["rows"] if row["task"] == task]
+    parts = []
+    for title, probes in (("Reading weights alone", False), ("Also running the networks on learned inputs", True)):
+        lines = _summary_lines(
+            {c: [row for row in rows if bool(row["probes"]) == probes] for c, rows in columns.items()}
+        )
+        if lines:
+            head = f"| {title} | " + " | ".join(columns) + " |"
+            parts.append("\n".join([head, "|---" * (1 + len(columns)) + "|", *lines]))
+    return "\n\n".join(parts)
+
+
+def _summary_lines(columns: dict[str, list[Row]]) -> list[str]:
+    names = {key: None for rows in columns.values() for key in by_group(rows)}
+    order = sorted(names, key=lambda key: (list(TITLES).index(key[0]), len(key[1])))
+    lines = []
+    for encoder, variant in order:
+        words = [VARIANTS.get(word, word.replace("=", " ")) for word in variant.split()]
+        cells = [", ".join([TITLES[encoder], *words])]
+        for rows in columns.values():
+            runs = by_group(rows).get((encoder, variant))
+            measure = MEASURES[runs[0]["config"]["suite"]][0] if runs else None
+            cells.append(
+                _spread([run["test"][measure.name] for run in runs], measure.digits) if runs and measure else ""
+            )
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines

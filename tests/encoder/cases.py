@@ -49,7 +49,10 @@ def zoo(name: str) -> Network:
 def drawn(state: Mapping[str, Tensor], seed: int) -> State:
     """Another network of the same architecture."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(x.shape, generator=generator, dtype=x.dtype) * x.std(correction=0) for name, x in state.items()}
+    return {
+        name: torch.randn(x.shape, generator=generator, dtype=x.dtype) * x.std(correction=0)
+        for name, x in state.items()
+    }
 
 
 def stacked(*states: Mapping[str, Tensor]) -> State:

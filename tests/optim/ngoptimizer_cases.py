@@ -146,7 +146,7 @@ CONSTRUCTIONS: dict[str, Callable[[nn.Module], ngopt.NGOptimizer]] = {
     ),
     "groups": _two_groups,
     "user_schedule": lambda model: ngopt.NGOptimizer(model, lr=0.02, schedule="user", rule=lively_rule()),
-    "ng_gnn": lambda model: ngopt.NGOptimizer(model, rule=lively_rule(encoder="ng_gnn")),
-    "ng_t": lambda model: ngopt.NGOptimizer(model, rule=lively_rule(encoder="ng_t")),
+    "ng_gnn": lambda model: ngopt.NGOptimizer(model, rule=lively_rule(scale=0.03, encoder="ng_gnn")),
+    "ng_t": lambda model: ngopt.NGOptimizer(model, rule=lively_rule(scale=0.03, encoder="ng_t")),
     "no_graph": lambda model: ngopt.NGOptimizer(model, graph=False, rule=lively_rule()),
 }

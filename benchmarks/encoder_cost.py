@@ -1,0 +1,272 @@
+"""What reading networks costs: networks per second and peak memory, forward and training step, of NG-GNN and NG-T.
+
+``python -m benchmarks.encoder_cost``. Compared are stacks of one architecture (`Metanetwork.forward`), mixtures as one
+PyG batch (`Metanetwork.mixed`), and the same layers on the complete grid of nodes (`benchmarks.encoder_cost_pairs`). They
+take turns on the same networks with the same model, so that whatever else the machine does meets all of them alike; times
+are medians. A second table shows from how many networks per architecture on stacks are faster than a PyG batch.
+
+Memory on a CPU is by how much the resident set of the process grows above what it was before the read, at its peak:
+what the machine must have, the library's own buffers included, which a count of tensors would miss. It is measured
+in a process that has done nothing else at that size, and whose allocator gives memory back at once; on CUDA it
+is what the allocator counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.common.results import RESULTS, new_results, read_results, write_results
+from benchmarks.encoder_cost_networks import Batch, cnns, inrs, mixture
+from benchmarks.encoder_cost_pairs import PairReader
+from benchmarks.step_cost import Stopwatch
+from ngopt.encoder import Metanetwork, metanetwork
+
+STACKS, PYG, PAIRS = "stacks", "PyG batch", "all pairs"
+ENCODERS = {"ng_gnn": "NG-GNN", "ng_t": "NG-T"}
+CLASSES = 10
+COPIES = (1, 2, 4, 8, 32, 128)  # networks per architecture
+BATCHES: dict[str, Callable[[str], Batch]] = {
+    "inrs": lambda device: inrs(128, device),
+    "cnns": lambda device: cnns(128, device),
+    "mixture": lambda device: mixture(32, 1, device),
+    "smoke": lambda device: inrs(4, device),
+}
+Read = Callable[[], Tensor]  # -> [net, CLASSES]
+Work = dict[str, Callable[[], object]]  # forward and step
+
+
+def reader(path: str, model: Metanetwork, batch: Batch) -> Read:
+    """One way to read a batch."""
+    if path == STACKS:
+        return lambda: torch.cat([model(graph, params) for graph, params in batch.stacks])
+    if path == PYG:
+        networks = batch.networks()
+        return lambda: model.mixed(networks)
+    ((graph, params),) = batch.stacks
+    pairs = PairReader(model, graph).to(next(model.parameters()).device)
+    return lambda: pairs(params)
+
+
+def paths(batch: Batch) -> tuple[str, ...]:
+    """The ways to read a batch; a grid has one architecture."""
+    return (STACKS, PYG, PAIRS) if len(batch.stacks) == 1 else (STACKS, PYG)
+
+
+def work(read: Read, model: Metanetwork, networks: int) -> Work:
+    """What is measured: a forward pass alone, and a training step with AdamW."""
+    labels = torch.arange(networks, device=next(model.parameters()).device) % CLASSES
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    def forward() -> None:
+        with torch.no_grad():
+            read()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(read(), labels).backward()
+        optimizer.step()
+
+    return {"forward": forward, "step": step}
+
+
+def build(encoder: str, ordered: bool, device: str) -> Metanetwork:
+    """The encoder as it comes, but for the order of parameters."""
+    return metanetwork((), encoder=encoder, outputs=CLASSES, ordered=ordered).to(device)
+
+
+def times(works: dict[str, Work], watch: Stopwatch, rounds: int) -> dict[tuple[str, str], float]:
+    """Median seconds of each path and work; all of them take turns, the first round warms up."""
+    taken: dict[tuple[str, str], list[float]] = {(path, what): [] for path in works for what in works[path]}
+    for turn in range(rounds + 1):
+        for path in list(works)[turn % len(works) :] + list(works)[: turn % len(works)]:
+            for what, run in works[path].items():
+                begin = watch()
+                run()
+                if turn:
+                    taken[path, what].append(watch() - begin)
+    return {key: statistics.median(values) for key, values in taken.items()}
+
+
+def measure(name: str, device: str, clock: str, rounds: int, memory: bool) -> list[dict[str, Any]]:
+    """One row per encoder, order and path, of one batch."""
+    batch, watch = BATCHES[name](device), Stopwatch(device, clock)
+    peaks = _peaks(name, device) if memory else {}
+    rows = []
+    for encoder, ordered in settings(batch):
+        model = build(encoder, ordered, device)
+        works = {path: work(reader(path, model, batch), model, len(batch)) for path in paths(batch)}
+        found = times(works, watch, rounds)
+        for path in works:
+            row = {"table": "paths", "batch": batch.name, "device": device, "encoder": encoder, "ordered": ordered}
+            row |= {"path": path, "networks": len(batch)}
+            for what in ("forward", "step"):
+                row[f"{what}_ms"] = round(1e3 * found[path, what], 3)
+                row[f"{what}_networks_per_s"] = round(len(batch) / found[path, what], 1)
+                row[f"{what}_peak_mib"] = peaks.get(f"{encoder} {ordered} {path} {what}")
+            rows.append(row)
+    return rows
+
+
+def settings(batch: Batch) -> list[tuple[str, bool]]:
+    """Encoders, and whether parameters are taken in order, as by default; at once is for the sake of the grid."""
+    return [(encoder, ordered) for ordered in ((True, False) if len(batch.stacks) == 1 else (True,)) for encoder in ENCODERS]
+
+
+def _peaks(name: str, device: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.encoder_cost", "--memory-of", name, "--device", device]
+    # glibc: tensors get mappings of their own, which go back to the system when they are freed.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+    return json.loads(out.splitlines()[-1])
+
+
+def peak_memory(name: str, device: str) -> dict[str, float]:
+    """Peak MiB of each encoder, order, path and work on one batch."""
+    batch, found = BATCHES[name](device), {}
+    for encoder, ordered in settings(batch):
+        for path in paths(batch):
+            model = build(encoder, ordered, device)
+            for one in batch.alone():  # what is made once: layouts, codes, the libraries' own
+                for run in work(reader(path, model, one), model, 1).values():
+                    run()
+            for what, run in work(reader(path, model, batch), model, len(batch)).items():
+                found[f"{encoder} {ordered} {path} {what}"] = round(_peak(run, device), 2)
+    return found
+
+
+def _peak(run: Callable[[], object], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    if sys.platform != "linux":
+        raise RuntimeError("peak memory on a CPU is read from Linux's /proc: use --no-memory elsewhere")
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is resident now
+    before = _resident("VmRSS")
+    run()
+    return _resident("VmHWM") - before
+
+
+def _resident(key: str) -> float:  # MiB
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 2**10
+
+
+def threshold(device: str, clock: str, rounds: int, architectures: int, copies: Iterable[int]) -> list[dict[str, Any]]:
+    """One row per encoder and number of networks per architecture: stacks, one after the other, against a PyG batch."""
+    whole, watch, rows = mixture(architectures, max(copies), device), Stopwatch(device, clock), []
+    for encoder in ENCODERS:
+        model = build(encoder, True, device)
+        for count in copies:
+            batch = whole.first(count)
+            networks = count * architectures
+            works = {path: work(reader(path, model, batch), model, networks) for path in (STACKS, PYG)}
+            found = times(works, watch, rounds)
+            row = {"table": "threshold", "device": device, "encoder": encoder, "architectures": architectures}
+            row["copies"] = count
+            for what in ("forward", "step"):
+                stacks, mixed = found[STACKS, what], found[PYG, what]
+                row |= {f"{what}_stacks_ms": round(1e3 * stacks, 3), f"{what}_pyg_ms": round(1e3 * mixed, 3)}
+                row[f"{what}_ratio"] = round(mixed / stacks, 3)
+            rows.append(row)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown of both tables."""
+    lines = [
+        "| networks | device | encoder | parameters | path | networks / s: forward | step | peak MiB: forward | step | "
+        "x all pairs: forward speed | step speed | forward memory | step memory |",
+        "|---|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    chosen = [row for row in rows if row["table"] == "paths"]
+    grids = {_case(row): row for row in chosen if row["path"] == PAIRS}
+    for row in chosen:
+        grid = grids.get(_case(row))
+        speed = [_ratio(row, grid, f"{what}_networks_per_s") for what in ("forward", "step")]
+        memory = [_ratio(row, grid, f"{what}_peak_mib") for what in ("forward", "step")]
+        order = "in order" if row["ordered"] else "at once"
+        cells = [row["batch"], row["device"], ENCODERS[row["encoder"]], order, row["path"]]
+        cells += [f"{row[f'{what}_networks_per_s']:,.0f}" for what in ("forward", "step")]
+        cells += ["" if (x := row[f"{what}_peak_mib"]) is None else f"{x:,.0f}" for what in ("forward", "step")]
+        lines.append("| " + " | ".join([*cells, *speed, *memory]) + " |")
+    lines += [
+        "",
+        "| networks per architecture | device | encoder | forward ms: stacks | PyG batch | stacks faster by | "
+        "step ms: stacks | PyG batch | stacks faster by |",
+        "|---:|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in (row for row in rows if row["table"] == "threshold"):
+        cells = [f"{row['copies']} of {row['architectures']}", row["device"], ENCODERS[row["encoder"]]]
+        for what in ("forward", "step"):
+            cells += [f"{row[f'{what}_{path}_ms']:,.0f}" for path in ("stacks", "pyg")]
+            cells.append(f"{row[f'{what}_ratio']:.2f}x")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _case(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["batch"], row["device"], row["encoder"], row["ordered"]
+
+
+def _ratio(row: dict[str, Any], grid: dict[str, Any] | None, key: str) -> str:
+    return f"{row[key] / grid[key]:.2f}" if grid and grid[key] and row[key] is not None else ""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.encoder_cost", description=__doc__)
+    parser.add_argument("--batches", nargs="+", choices=list(BATCHES), default=["inrs", "cnns", "mixture"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=7, help="timed repeats of each path")
+    parser.add_argument("--architectures", type=int, default=10, help="of the second table")
+    parser.add_argument("--copies", nargs="*", type=int, default=list(COPIES), help="networks per architecture there")
+    parser.add_argument(
+        "--clock", choices=["wall", "cpu"], default="wall",
+        help="cpu: processor time; with one thread it is the wall time of an idle machine, even on a busy one",
+    )  # fmt: skip
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument("--output", type=Path, default=RESULTS / "encoder_cost.json")
+    parser.add_argument("--report", action="store_true", help="measure nothing; print the tables of the results")
+    parser.add_argument("--smoke", action="store_true", help="a few networks and rounds, to see that it runs")
+    parser.add_argument("--memory-of", choices=list(BATCHES), help=argparse.SUPPRESS)  # print its peaks
+    options = parser.parse_args(argv)
+    if options.memory_of:
+        print(json.dumps(peak_memory(options.memory_of, options.device)))
+        return
+    if options.report:
+        print(table(read_results(options.output)["rows"]))
+        return
+    if options.smoke:
+        options.batches, options.rounds, options.architectures, options.copies = ["smoke"], 1, 2, [1, 2]
+    kept = {"rounds": options.rounds, "clock": options.clock}
+    results = new_results(["python", "-m", "benchmarks.encoder_cost", *(argv or sys.argv[1:])], kept)
+    for name in options.batches:
+        rows = measure(name, options.device, options.clock, options.rounds, not options.no_memory)
+        results["rows"] += rows
+        print(table(rows), flush=True)
+        write_results(options.output, results)
+    if options.copies:
+        rows = threshold(options.device, options.clock, options.rounds, options.architectures, options.copies)
+        results["rows"] += rows
+    write_results(options.output, results)
+    print(table(results["rows"]))
+
+
+if __name__ == "__main__":
+    main()
