@@ -208,7 +208,7 @@ class PublishedNGGNN(Published):
         self, graph: NeuralGraph, task: str = "classify", outputs: int = 10, width: int = 0, layers: int = 4,
         dropout: float = 0.2,
     ) -> None:  # fmt: skip
-        width = width or (32 if task == "classify" else 128)
+        width = width if width is not None else 32 if task == "classify" else 128
         super().__init__(graph, task, outputs, width, width, 3.0 if task == "classify" else None)
         self.relations = [BlockEdges(rows[None], cols[None]) for _, rows, cols in self.plan.weights]
         degree = torch.zeros(self.plan.nodes)
@@ -304,8 +304,8 @@ class PublishedNGT(Published):
         attention: int = 128, heads: int = 0, layers: int = 4, dropout: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__(graph, task, outputs, width, edge_width, 1.0 if task == "classify" else 3.0)
-        heads = heads or (8 if task == "classify" else 4)
-        dropout = dropout or (0.2 if task == "classify" else 0.3)
+        heads = heads if heads is not None else 8 if task == "classify" else 4
+        dropout = dropout if dropout is not None else 0.2 if task == "classify" else 0.3
         self.layers = nn.ModuleList(
             _PublishedAttention(width, edge_width, attention, heads, dropout) for _ in range(layers)
         )
