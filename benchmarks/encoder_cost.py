@@ -1,14 +1,14 @@
 """What reading networks costs: networks per second and peak memory, forward and training step, of NG-GNN and NG-T.
 
 ``python -m benchmarks.encoder_cost``. Compared are stacks of one architecture (`Metanetwork.forward`), mixtures as one
-PyG batch (`Metanetwork.mixed`), and the same layers on the complete grid of nodes (`benchmarks.encoder_cost_pairs`). They
-take turns on the same networks with the same model, so that whatever else the machine does meets all of them alike; times
-are medians. A second table shows from how many networks per architecture on stacks are faster than a PyG batch.
+PyG batch (`Metanetwork.mixed`), and the same layers on the complete grid of nodes (`benchmarks.encoder_cost_pairs`).
+They take turns on the same networks with the same model, so that whatever else the machine does meets all of them
+alike; times are medians. A second table shows how many networks per architecture make stacks faster than a PyG batch.
 
-Memory on a CPU is by how much the resident set of the process grows above what it was before the read, at its peak:
-what the machine must have, the library's own buffers included, which a count of tensors would miss. It is measured
-in a process that has done nothing else at that size, and whose allocator gives memory back at once; on CUDA it
-is what the allocator counts.
+Memory on a CPU is by how much the resident set of the process grows, at its peak, above what it was before: what the
+machine must have, with buffers and what the allocator wastes, which a count of tensors would miss. It is measured in a
+process of its own, after one network of each architecture was read, with an allocator that gives memory back at once.
+On CUDA it is what the allocator counts.
 """
 
 from __future__ import annotations
@@ -120,8 +120,9 @@ def measure(name: str, device: str, clock: str, rounds: int, memory: bool) -> li
 
 
 def settings(batch: Batch) -> list[tuple[str, bool]]:
-    """Encoders, and whether parameters are taken in order, as by default; at once is for the sake of the grid."""
-    return [(encoder, ordered) for ordered in ((True, False) if len(batch.stacks) == 1 else (True,)) for encoder in ENCODERS]
+    """Encoders, and whether they take parameters in order, as by default, or at once, as published."""
+    orders = (True, False) if len(batch.stacks) == 1 else (True,)
+    return [(encoder, ordered) for ordered in orders for encoder in ENCODERS]
 
 
 def _peaks(name: str, device: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The batches of networks that `benchmarks.encoder_cost` has encoders read. Costs do not depend on weights: all are random."""
+"""The networks that `benchmarks.encoder_cost` has encoders read. Weights are random: costs do not depend on them."""
 
 from __future__ import annotations
 

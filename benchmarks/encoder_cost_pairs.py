@@ -1,19 +1,19 @@
 """The rival of `benchmarks.encoder_cost`: NG-GNN and NG-T on the complete grid of nodes, as published code runs them.
 
 The layer, its parameters and its numbers are those of a `Metanetwork`; only the place of edges differs. Here they are
-``[net, N, N, d]`` over all pairs of nodes, with a mask that says which pairs are edges, and what edges do, all pairs do:
+``[net, N, N, d]`` over all pairs of nodes, with a mask that says which pairs are edges. What edges do, all pairs do:
 values are embedded, kernels padded to the largest, messages and attention computed, edges updated.
 
 It is as fast as we could make it with the grid. A sweep that takes parameters one after the other works on the rows of
 the grid whose neurons the parameter writes to (columns on the way back), and so covers the grid once, as a sweep
-that takes all parameters at once does. What edges alone decide is computed for the whole grid at once; masks and codes are
-made once per graph.
+that takes all parameters at once does. Masks and codes are made once per graph.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -48,11 +48,12 @@ class PairReader(nn.Module):
 
     def __init__(self, model: Metanetwork, graph: NeuralGraph) -> None:
         super().__init__()
-        self.model, self.graph, self.layout = model, graph, dense_layout(graph)
+        self.model, self.graph = model, graph
         self.blocks, known = edge_blocks(graph), codes(graph)
         self.rows = [_span(block.row_nodes) for block in self.blocks]
         self.cols = [_span(block.col_nodes) for block in self.blocks]
-        if self.layout.links is not None or _overlap(self.rows) or _overlap(self.cols):
+        grouped = any(block.matrix_shape[0] > 1 for block in self.blocks)
+        if grouped or graph.links.shape[1] or not _in_a_row(self.rows) or not _in_a_row(self.cols):
             raise ValueError("the graph is not a chain of layers: a grid has room for one edge per pair of nodes")
         self.taps = max(block.matrix_shape[3] for block in self.blocks)
         tables = {
@@ -72,12 +73,13 @@ class PairReader(nn.Module):
     def forward(self, params: Mapping[str, Tensor]) -> Tensor:  # name -> [net, *shape]; -> [net, output]
         """Read networks of one architecture, stacked."""
         encoder, scaled = self.model.encoder, self.model._scaled(self.graph, params)
+        layout = dense_layout(self.graph, self.mask.device).to(self.weight_scale.dtype)
         vectors = [scaled[block.name].flatten(1, 3).unsqueeze(-1) for block in vector_blocks(self.graph)]
-        features = self.model._features(self.layout, vectors, (len(next(iter(params.values()))),))
+        features = self.model._features(layout, vectors, (len(next(iter(params.values()))),))
         values = features.new_zeros(len(features), *self.mask.shape, self.taps)  # [net, N, N, tap]
         for block, rows, cols in zip(self.blocks, self.rows, self.cols, strict=True):
             values[:, rows, cols] = self._padded(scaled[block.name][:, 0].unsqueeze(-1)).squeeze(-1)
-        h, e = encoder.read(features) + encoder.code(self.layout.node_codes), self._embedded(values)
+        h, e = encoder.read(features) + encoder.code(layout.node_codes), self._embedded(values)
         weights = values.sum(-1) * self.weight_scale.squeeze(-1)
         forth, back = (self.rows, self.cols[::-1]) if encoder.ordered else ([_hull(self.rows)], [_hull(self.cols)])
         for layer in encoder.layers:
@@ -86,7 +88,7 @@ class PairReader(nn.Module):
             edge = layer.edge
             head, tail = edge.ends(edge.norm(h)).chunk(2, dim=-1)
             e = e + edge.out(nn.functional.silu(edge.own(e) + head[:, :, None] + tail[:, None]))
-        return self.model.readout(encoder.norm(h), self.layout)
+        return self.model.readout(encoder.norm(h), layout)
 
     def _embedded(self, values: Tensor) -> Tensor:  # [net, N, N, tap] -> [net, N, N, edge_width]
         """What `ValueEmbedding` does."""
@@ -105,20 +107,19 @@ class PairReader(nn.Module):
 def _sweep(update: nn.Module, h: Tensor, e: Tensor, weights: Tensor, mask: Tensor, spans: list[slice]) -> Tensor:
     """The nodes of each span hear from all others: ``h`` [net, N, width], ``e`` [net, N, N, d], rows hear columns."""
     gather = update.gather
-    edges = gather.film(e) if isinstance(gather, FilmGather) else gather.edge(e)
     work = _film if isinstance(gather, FilmGather) else _attention
     for span in spans:
         normed, here = update.norm(h), mask[span]
         carried = weights[:, span] @ update.carried(normed) * here.sum(1, keepdim=True) ** -0.5
-        heard = work(gather, normed, edges[:, span], here, span) + CARRY * carried
+        heard = work(gather, normed, e[:, span], here, span) + CARRY * carried
         change = update.mlp(torch.cat([normed[:, span], heard], dim=-1))
         h = torch.cat([h[:, : span.start], h[:, span] + change, h[:, span.stop :]], dim=1)
     return h
 
 
 def _film(gather: FilmGather, nodes: Tensor, edges: Tensor, mask: Tensor, span: slice) -> Tensor:
-    """What `FilmGather` does: ``edges`` [net, row, N, 2 message] and ``mask`` [row, N] -> [net, row, width]."""
-    scale, shift = edges.chunk(2, dim=-1)
+    """What `FilmGather` does: ``edges`` [net, row, N, d] and ``mask`` [row, N] -> [net, row, width]."""
+    scale, shift = gather.film(edges).chunk(2, dim=-1)
     messages = scale * (gather.head(nodes)[:, span, None] + gather.tail(nodes)[:, None]) + shift
     sizes, off = mask.sum(1, keepdim=True), ~mask[..., None]
     kept = messages.masked_fill(off, 0.0)
@@ -132,9 +133,9 @@ def _film(gather: FilmGather, nodes: Tensor, edges: Tensor, mask: Tensor, span: 
 
 
 def _attention(gather: AttentionGather, nodes: Tensor, edges: Tensor, mask: Tensor, span: slice) -> Tensor:
-    """What `AttentionGather` does: ``edges`` [net, row, N, 4 attention] and ``mask`` [row, N] -> [net, row, width]."""
+    """What `AttentionGather` does: ``edges`` [net, row, N, d] and ``mask`` [row, N] -> [net, row, width]."""
     key, value = gather.key_value(nodes)[:, None].chunk(2, dim=-1)
-    edge_query, edge_key, edge_scale, edge_shift = edges.chunk(4, dim=-1)
+    edge_query, edge_key, edge_scale, edge_shift = gather.edge(edges).chunk(4, dim=-1)
     query = gather.query(nodes)[:, span, None] + edge_query
     split = (gather.heads, gather.attention // gather.heads)
     logits = (query * (key + edge_key)).unflatten(-1, split).sum(-1) * split[1] ** -0.5
@@ -153,10 +154,9 @@ def _span(nodes: Tensor | None) -> slice:
     return span
 
 
-def _overlap(spans: list[slice]) -> bool:
-    ordered = sorted(spans, key=lambda span: span.start)
-    return any(a.stop > b.start for a, b in zip(ordered, ordered[1:], strict=False))
+def _in_a_row(spans: list[slice]) -> bool:
+    return all(a.stop == b.start for a, b in pairwise(spans))
 
 
 def _hull(spans: list[slice]) -> slice:
-    return slice(min(span.start for span in spans), max(span.stop for span in spans))
+    return slice(spans[0].start, spans[-1].stop)

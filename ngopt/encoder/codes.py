@@ -36,7 +36,8 @@ class Codes:
         nodes: ``[node, NODE_CODE]``: structure, activations, the whole program, depth from both ends, identity.
         rows: For each block (and learned buffer) role, settings and slot of its rows, ``[group * row, BLOCK_CODE]``.
         cols: For each block of edges the slots of its columns, ``[group * col, PLACE]``.
-        taps: For each block the offsets of its taps from the middle of the kernel, ``[tap, TAP_CODE]``.
+        taps: For each block the offsets of its taps from the middle of the kernel, ``[tap, TAP_CODE]``; zero where taps
+            are neurons that can be exchanged.
     """
 
     nodes: Tensor
@@ -80,7 +81,7 @@ def _build(graph: NeuralGraph, device: torch.device) -> Codes:
         for block in blocks
     }
     cols = {block.name: _slots(block.col_slots) for block in blocks if block.col_slots is not None}
-    taps = {block.name: _tap_codes(block) for block in blocks}
+    taps = {b.name: _tap_codes(b) * (0.0 if _taps_move(graph, b) else 1.0) for b in blocks}
     dtype = torch.get_default_dtype()
 
     def moved(table: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -106,6 +107,19 @@ def _tap_codes(block: ParamBlock) -> Tensor:  # [tap, TAP_CODE]
     y, x = (torch.arange(size) - (size - 1) / 2 for size in (height, width))
     y, x = torch.meshgrid(y, x, indexing="ij")
     return torch.cat([place_code(y.flatten()), place_code(x.flatten())], dim=1)
+
+
+def _taps_move(graph: NeuralGraph, block: ParamBlock) -> bool:
+    """Whether a symmetry exchanges taps: the third neuron axis of a parameter ends up there."""
+    taps = block.matrix_shape[3]
+    if taps == 1 or graph.symmetries is None:
+        return False
+    place = block.from_matrix(torch.arange(taps).expand(block.matrix_shape))
+    structure_of, ids = graph.symmetries.structure, graph.symmetries.labelling.tensors[block.name]
+    axes = [axis for axis in range(place.ndim) if bool(place.diff(dim=axis).any())]
+    if not any(structure_of.mobile[structure_of.class_of[ids[axis].numpy().ravel()]].any() for axis in axes):
+        return False
+    return any(not torch.equal(g.apply({block.name: place})[block.name], place) for g in graph.generators())
 
 
 def _node_codes(graph: NeuralGraph) -> Tensor:  # [node, NODE_CODE]

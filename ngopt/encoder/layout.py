@@ -8,7 +8,7 @@ network. An encoder gives the same embeddings with both, up to rounding.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -120,6 +120,15 @@ def check_params(graph: NeuralGraph, params: Mapping[str, Tensor], lead: int) ->
         stacks.add(tuple(tensor.shape[:lead]))
     if len(stacks) > 1:
         raise GraphMismatchError(f"parameters are stacked differently: {sorted(stacks)}; stack as many of each")
+
+
+def alike(graphs: Sequence[NeuralGraph]) -> list[list[int]]:
+    """Places of the graphs that are of one architecture, with neurons in the same order."""
+    places: dict[object, list[int]] = {}
+    for place, graph in enumerate(graphs):
+        traced = graph.symmetries is not None  # the fingerprint of others does not cover all
+        places.setdefault((graph.fingerprint(), graph.scalings) if traced else id(graph), []).append(place)
+    return list(places.values())
 
 
 _dense: dict[tuple[int, torch.device, torch.dtype], Layout] = {}

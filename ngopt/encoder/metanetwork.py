@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ngopt.encoder.base import Encoder
 from ngopt.encoder.canonical import canonical
 from ngopt.encoder.embedding import ValueEmbedding
-from ngopt.encoder.layout import Layout, check_params, dense_layout, edge_blocks, require, vector_blocks
+from ngopt.encoder.layout import Layout, alike, check_params, dense_layout, edge_blocks, require, vector_blocks
 from ngopt.encoder.neuron_mp import NeuronMP
 from ngopt.encoder.ng_gnn import NGGNN
 from ngopt.encoder.ng_t import NGT
@@ -32,6 +32,7 @@ Network = tuple[NeuralGraph, Mapping[str, Tensor]]  # a graph, and name -> [*sha
 ENCODERS = {"ng_gnn": NGGNN, "ng_t": NGT, "neuron_mp": NeuronMP}
 PUBLISHED = {"ng_gnn": PublishedNGGNN, "ng_t": PublishedNGT}
 TASKS = ("classify", "edit")
+DENSE_FROM = 4  # networks of one architecture, from which on a stack is faster; see `benchmarks.encoder_cost`
 
 
 class Metanetwork(nn.Module):
@@ -152,6 +153,41 @@ class Metanetwork(nn.Module):
         ]
         vector_changes = [self.readout.vectors(nodes, *place) for place in layout.vectors]
         return self._dealt(networks, edge_changes, vector_changes)
+
+    def read(self, networks: Sequence[Network]) -> Tensor | list[dict[str, Tensor]]:
+        """Read any networks the fastest way: stacks of what there is much of, and one mixture of all the rest.
+
+        Args:
+            networks: Graph and parameters (and learned buffers), name -> ``[*shape]``, of each.
+
+        Returns:
+            As `mixed`, up to rounding, in the order given. Encoders that read no mixtures get stacks alone.
+
+        Raises:
+            GraphMismatchError: A parameter is missing or has another shape.
+            ValueError: There are no networks.
+        """
+        if not networks:
+            raise ValueError("read() takes at least one network")
+        for graph, params in networks:
+            check_params(graph, params, lead=0)
+        mixes = isinstance(self.encoder, SweepEncoder) and self.probes is None
+        found: list[Any] = [None] * len(networks)
+        rest: list[int] = []
+        for places in alike([graph for graph, _ in networks]):
+            if mixes and len(places) < DENSE_FROM:
+                rest += places
+                continue
+            graph = networks[places[0]][0]
+            blocks = [block for block in (*graph.blocks, *graph.buffers) if block.role != "unused"]
+            stack = {b.name: torch.stack([require(networks[place][1], b) for place in places]) for b in blocks}
+            result = self(graph, stack)
+            for k, place in enumerate(places):
+                found[place] = result[k] if isinstance(result, Tensor) else {name: x[k] for name, x in result.items()}
+        if rest:
+            for place, result in zip(rest, self.mixed([networks[place] for place in rest]), strict=True):
+                found[place] = result
+        return torch.stack(found) if isinstance(self.readout, InvariantReadout) else found
 
     def _scaled(self, graph: NeuralGraph, params: Params) -> dict[str, Tensor]:  # name -> [*net, group, row, col, tap]
         blocks = (*edge_blocks(graph), *vector_blocks(graph))

@@ -205,7 +205,7 @@ class PublishedNGGNN(Published):
     edge_channels = 3  # the edge, its reverse, their sum
 
     def __init__(
-        self, graph: NeuralGraph, task: str = "classify", outputs: int = 10, width: int = 0, layers: int = 4,
+        self, graph: NeuralGraph, task: str = "classify", outputs: int = 10, width: int | None = None, layers: int = 4,
         dropout: float = 0.2,
     ) -> None:  # fmt: skip
         width = width if width is not None else 32 if task == "classify" else 128
@@ -301,7 +301,7 @@ class PublishedNGT(Published):
 
     def __init__(
         self, graph: NeuralGraph, task: str = "classify", outputs: int = 10, width: int = 64, edge_width: int = 32,
-        attention: int = 128, heads: int = 0, layers: int = 4, dropout: float = 0.0,
+        attention: int = 128, heads: int | None = None, layers: int = 4, dropout: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(graph, task, outputs, width, edge_width, 1.0 if task == "classify" else 3.0)
         heads = heads if heads is not None else 8 if task == "classify" else 4

@@ -68,7 +68,7 @@ class Scaling:
         outgoing[..., self.start : self.stop] = 1 / factor
         if turns is not None and self.phase is not None:
             outgoing[..., self.start : self.stop] *= 1 - 2 * (turns % 2)
-            shift[..., self.start : self.stop] = turns * self.phase
+            shift[..., self.start : self.stop] = turns.to(shift) * self.phase
         changed = dict(state)
         for block in graph.blocks:
             rows, cols = _inside(self, block.row_nodes), _inside(self, block.col_nodes)
@@ -108,15 +108,16 @@ def find_scalings(
 
     found = []
     for group in graph.groups:
-        if group.frozen or group.kind != "neuron" or len(group.activations) != 1:
+        functions = [name for name in group.activations if "pool" not in name]  # pooling may or may not hold
+        if group.frozen or group.kind != "neuron" or len(functions) != 1:
             continue
-        kind = "sign" if group.activations[0] in ODD else "scale" if group.activations[0] in POSITIVE else None
+        kind = "sign" if functions[0] in ODD else "scale" if functions[0] in POSITIVE else None
         if kind is None:
             continue
         plain = Scaling(group.name, group.start, group.stop, kind)
         if not holds(plain):
             continue
-        phases = [math.pi / omega for omega in _frequencies(graph)] if group.activations[0] == "sin" else []
+        phases = [math.pi / omega for omega in _frequencies(graph)] if functions[0] == "sin" else []
         turning = (Scaling(group.name, group.start, group.stop, kind, phase) for phase in phases)
         found.append(next((scaling for scaling in turning if holds(scaling)), plain))
     return tuple(found)
