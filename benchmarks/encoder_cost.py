@@ -20,7 +20,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +168,11 @@ def _resident(key: str) -> float:  # MiB
     return int(next(line for line in lines if line.startswith(key)).split()[1]) / 2**10
 
 
-def threshold(device: str, clock: str, rounds: int, architectures: int, copies: Iterable[int]) -> list[dict[str, Any]]:
+def threshold(
+    device: str, clock: str, rounds: int, architectures: int, copies: Sequence[int]
+) -> Iterator[dict[str, Any]]:
     """One row per encoder and number of networks per architecture: stacks, one after the other, against a PyG batch."""
-    whole, watch, rows = mixture(architectures, max(copies), device), Stopwatch(device, clock), []
+    whole, watch = mixture(architectures, max(copies), device), Stopwatch(device, clock)
     for encoder in ENCODERS:
         model = build(encoder, True, device)
         for count in copies:
@@ -184,8 +186,7 @@ def threshold(device: str, clock: str, rounds: int, architectures: int, copies: 
                 stacks, mixed = found[STACKS, what], found[PYG, what]
                 row |= {f"{what}_stacks_ms": round(1e3 * stacks, 3), f"{what}_pyg_ms": round(1e3 * mixed, 3)}
                 row[f"{what}_ratio"] = round(mixed / stacks, 3)
-            rows.append(row)
-    return rows
+            yield row
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -263,9 +264,9 @@ def main(argv: list[str] | None = None) -> None:
         print(table(rows), flush=True)
         write_results(options.output, results)
     if options.copies:
-        rows = threshold(options.device, options.clock, options.rounds, options.architectures, options.copies)
-        results["rows"] += rows
-    write_results(options.output, results)
+        for row in threshold(options.device, options.clock, options.rounds, options.architectures, options.copies):
+            results["rows"].append(row)
+            write_results(options.output, results)
     print(table(results["rows"]))
 
 

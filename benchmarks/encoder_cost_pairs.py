@@ -40,7 +40,7 @@ class PairReader(nn.Module):
     """
 
     mask: Tensor  # [N, N]: row node, column node
-    weight_scale: Tensor  # [N, N, 1]: one over the root of the number of taps
+    tap_count: Tensor  # [N, N, 1]
     has_tap: Tensor  # [N, N, tap, 1]
     tap_codes: Tensor  # [N, N, tap, TAP_CODE]
     row_codes: Tensor  # [N, N, BLOCK_CODE]
@@ -58,7 +58,7 @@ class PairReader(nn.Module):
         self.taps = max(block.matrix_shape[3] for block in self.blocks)
         tables = {
             "mask": [torch.ones(1, 1, dtype=torch.bool)] * len(self.blocks),
-            "weight_scale": [torch.full((1, 1, 1), block.matrix_shape[3] ** -0.5) for block in self.blocks],
+            "tap_count": [torch.full((1, 1, 1), float(block.matrix_shape[3])) for block in self.blocks],
             "has_tap": [self._padded(torch.ones(1, 1, block.matrix_shape[3], 1)) for block in self.blocks],
             "tap_codes": [self._padded(known.taps[block.name])[None, None] for block in self.blocks],
             "row_codes": [known.rows[block.name][:, None] for block in self.blocks],
@@ -73,14 +73,14 @@ class PairReader(nn.Module):
     def forward(self, params: Mapping[str, Tensor]) -> Tensor:  # name -> [net, *shape]; -> [net, output]
         """Read networks of one architecture, stacked."""
         encoder, scaled = self.model.encoder, self.model._scaled(self.graph, params)
-        layout = dense_layout(self.graph, self.mask.device).to(self.weight_scale.dtype)
+        layout = dense_layout(self.graph, self.mask.device).to(self.tap_count.dtype)
         vectors = [scaled[block.name].flatten(1, 3).unsqueeze(-1) for block in vector_blocks(self.graph)]
         features = self.model._features(layout, vectors, (len(next(iter(params.values()))),))
         values = features.new_zeros(len(features), *self.mask.shape, self.taps)  # [net, N, N, tap]
         for block, rows, cols in zip(self.blocks, self.rows, self.cols, strict=True):
             values[:, rows, cols] = self._padded(scaled[block.name][:, 0].unsqueeze(-1)).squeeze(-1)
         h, e = encoder.read(features) + encoder.code(layout.node_codes), self._embedded(values)
-        weights = values.sum(-1) * self.weight_scale.squeeze(-1)
+        weights = values.sum(-1) * self.tap_count.clamp_min(1).squeeze(-1) ** -0.5
         forth, back = (self.rows, self.cols[::-1]) if encoder.ordered else ([_hull(self.rows)], [_hull(self.cols)])
         for layer in encoder.layers:
             h = _sweep(layer.forth, h, e, weights, self.mask, forth)
@@ -95,7 +95,8 @@ class PairReader(nn.Module):
         edge = self.model.encoder.edge
         angles = values[..., None] * edge.frequency
         features = torch.cat([values[..., None], angles.sin(), angles.cos()], dim=-1)
-        features = (features * ((1 + edge.tap(self.tap_codes)) * self.has_tap)).sum(-2) * self.weight_scale
+        features = (features * ((1 + edge.tap(self.tap_codes)) * self.has_tap)).sum(-2)
+        features = features * self.tap_count.clamp_min(1) ** -0.5
         scale, shift = edge.row(self.row_codes).chunk(2, dim=-1)
         return edge.mix(features) * (1 + scale) + (shift + edge.col(self.col_codes))
 
@@ -110,7 +111,7 @@ def _sweep(update: nn.Module, h: Tensor, e: Tensor, weights: Tensor, mask: Tenso
     work = _film if isinstance(gather, FilmGather) else _attention
     for span in spans:
         normed, here = update.norm(h), mask[span]
-        carried = weights[:, span] @ update.carried(normed) * here.sum(1, keepdim=True) ** -0.5
+        carried = weights[:, span] @ update.carried(normed) * here.sum(1, keepdim=True).to(h) ** -0.5
         heard = work(gather, normed, e[:, span], here, span) + CARRY * carried
         change = update.mlp(torch.cat([normed[:, span], heard], dim=-1))
         h = torch.cat([h[:, : span.start], h[:, span] + change, h[:, span.stop :]], dim=1)
@@ -121,7 +122,7 @@ def _film(gather: FilmGather, nodes: Tensor, edges: Tensor, mask: Tensor, span: 
     """What `FilmGather` does: ``edges`` [net, row, N, d] and ``mask`` [row, N] -> [net, row, width]."""
     scale, shift = gather.film(edges).chunk(2, dim=-1)
     messages = scale * (gather.head(nodes)[:, span, None] + gather.tail(nodes)[:, None]) + shift
-    sizes, off = mask.sum(1, keepdim=True), ~mask[..., None]
+    sizes, off = mask.sum(1, keepdim=True).to(nodes), ~mask[..., None]
     kept = messages.masked_fill(off, 0.0)
     mean, square = kept.sum(2) / sizes, kept.square().sum(2) / sizes
     low = messages.masked_fill(off, torch.inf).min(2).values

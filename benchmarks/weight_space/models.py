@@ -34,7 +34,14 @@ def build_model(
             shapes = {block.name: block.shape for block in graph.blocks}
             return FlatMLP(shapes, task=task.kind, outputs=task.outputs, **options)
         return ngopt.encoder.metanetwork(
-            graph, task=task.kind, outputs=task.outputs, encoder=config.encoder, faithful=config.faithful, **options
+            graph,
+            task=task.kind,
+            outputs=task.outputs,
+            encoder=config.encoder,
+            faithful=config.faithful,
+            module=module,
+            example=example,
+            **options,
         )
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):

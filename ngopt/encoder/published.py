@@ -62,6 +62,11 @@ def _plan(graph: NeuralGraph) -> _Plan:
         assert block.col_nodes is not None
         if block.matrix_shape[0] != 1 or dict(block.attributes).get("op") not in ("linear", "convolution"):
             raise ValueError(f"the published encoders have no graph for '{block.name}', shape {block.shape}")
+        if any(len(nodes.unique()) < nodes.numel() for nodes in (block.row_nodes, block.col_nodes)):
+            raise ValueError(
+                f"the published encoders have one weight for each pair of neurons, and '{block.name}' has several: "
+                "gates of a recurrent layer, or flattened pixels"
+            )
         weights.append((block, block.row_nodes.flatten(), block.col_nodes.flatten()))
         rows_of[block.name.rpartition(".")[0]] = block.row_nodes.flatten()
     biases = []

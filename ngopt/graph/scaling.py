@@ -124,9 +124,6 @@ def find_scalings(
 
 
 def _frequencies(graph: NeuralGraph) -> list[float]:
-    """What the program multiplies by, from large to small: the first that holds as a sine's frequency is the sine's own.
-
-    Its odd fractions hold too, but are not all of the symmetry.
-    """
+    """What the program multiplies by, large ones first: odd parts of a frequency hold too, but come after it."""
     factors = [re.fullmatch(r"mul\[([-+.e\d]+)\]", op) for op in graph.program]
     return sorted({1.0, *(abs(float(found[1])) for found in factors if found)} - {0.0}, reverse=True)

@@ -48,6 +48,22 @@ def test_command_from_end_to_end(encoder: str, root: Path, tmp_path: Path, capsy
     assert f"{folder}: test accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "variant"),
+    [
+        ("--encoder ng_gnn --probes 4", "probes=4"),
+        ("--encoder neuron_mp --probes 4 --no-sign", "no-sign probes=4"),
+        ("--encoder ng_t --precision bf16 --option layers=2 heads=2", "heads=2 layers=2"),
+        ("--encoder ng_gnn --faithful", "faithful"),
+        ("--encoder ng_t --faithful --option width=16", "faithful width=16"),
+    ],
+)
+def test_options_from_end_to_end(words: str, variant: str, root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path, *words.split())
+    (row,) = read_results(tmp_path / RESULTS)["rows"]
+    assert (row["variant"], row["probes"], row["skipped_steps"]) == (variant, 4 * ("probes" in variant), 0)
+
+
 def test_seeds_and_runs_that_have_ended(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(root, tmp_path, "--encoder", "mlp", "--seed", "0", "1")
     before = read_results(tmp_path / RESULTS)
@@ -108,10 +124,10 @@ def test_models_get_the_options_that_were_given(monkeypatch: pytest.MonkeyPatch)
         return FlatMLP({"w": (3,)}, task="classify", outputs=10)
 
     monkeypatch.setattr(ngopt.encoder, "metanetwork", metanetwork, raising=False)
-    config = settings(encoder="ng_gnn", faithful=True, sign=True, probes=4, options={"width": 8})
+    config = settings(encoder="ng_gnn", probes=4, options={"width": 8})
     build_model(config, None, Classification())  # type: ignore[arg-type]
-    expected = {"task": "classify", "outputs": 10, "encoder": "ng_gnn", "faithful": True}
-    assert seen == {**expected, "sign": True, "probes": 4, "width": 8}
+    expected = {"task": "classify", "outputs": 10, "encoder": "ng_gnn", "faithful": False, "module": None}
+    assert seen == {**expected, "example": None, "sign": True, "probes": 4, "width": 8}
 
 
 @pytest.mark.parametrize("encoder", MLPS)

@@ -42,9 +42,9 @@ def test_command_and_picture(encoder: str, root: Path, tmp_path: Path, capsys: p
 @pytest.mark.parametrize("task", ["erosion", "contrast"])
 def test_tasks_share_a_result_file(task: str, root: Path, tmp_path: Path) -> None:
     run(root, tmp_path, "--task", task, "--encoder", "mlp")
-    run(root, tmp_path, "--task", "dilation", "--encoder", "mlp", "--precision", "bf16")
+    run(root, tmp_path, "--task", "dilation", "--encoder", "mlp", "--lr", "0.01")
     rows = read_results(tmp_path / RESULTS)["rows"]
-    assert sorted((row["task"], row["variant"]) for row in rows) == sorted([(task, ""), ("dilation", "precision=bf16")])
+    assert sorted((row["task"], row["variant"]) for row in rows) == sorted([(task, ""), ("dilation", "lr=0.01")])
 
 
 def test_doing_nothing_depends_on_the_task_alone(root: Path, tmp_path: Path) -> None:

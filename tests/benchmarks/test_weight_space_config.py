@@ -49,7 +49,7 @@ def test_missing_settings_are_named() -> None:
 def test_presets() -> None:
     base = {"dataset": "mnist", "encoder": "ng_gnn"}
     published = configure(suite="inr_classification", task="classify", size="full", faithful=True, **base)
-    assert (published.epochs, published.warmup, published.clip, published.batch_size) == (300, 1000, 10.0, 128)
+    assert (published.epochs, published.warmup, published.clip, published.batch_size) == (200, 1000, 10.0, 128)
     assert (published.amsgrad, published.schedule, published.augment) == (True, "constant", True)
     edit = configure(**EDIT, size="full", **base)
     assert (edit.epochs, edit.warmup, edit.clip, edit.augment, edit.amsgrad) == (200, 10_000, 1.0, False, False)
@@ -62,11 +62,12 @@ def test_variant_says_what_was_changed_and_nothing_else() -> None:
     base = {"suite": "inr_classification", "task": "classify", "dataset": "mnist", "size": "small", "encoder": "ng_t"}
     assert configure(**base, threads=2, seed=3).variant() == ""
     assert configure(**base, faithful=True).variant() == "faithful"
-    config = configure(**base, sign=True, probes=64, lr=0.01, augment=False, options={"width": 8})
-    assert config.variant() == "sign probes=64 width=8 lr=0.01 no-augment"
-    assert config.slug() == "ng_t-sign-probes64-width8-lr0.01-no-augment-seed0"
-    assert config.encoder_options() == {"sign": True, "probes": 64, "width": 8}
-    assert configure(**base).encoder_options() == {}
+    config = configure(**base, sign=False, probes=64, lr=0.01, augment=True, options={"width": 8})
+    assert config.variant() == "no-sign probes=64 width=8 lr=0.01 augment"
+    assert config.slug() == "ng_t-no-sign-probes64-width8-lr0.01-augment-seed0"
+    assert config.encoder_options() == {"probes": 64, "width": 8}
+    assert configure(**base).encoder_options() == {"sign": True}
+    assert configure(**base, precision="bf16", compile=True).variant() == ""  # the same up to rounding
 
 
 def test_settings_survive_json() -> None:
@@ -75,8 +76,8 @@ def test_settings_survive_json() -> None:
 
 
 def test_command_line() -> None:
-    words = "--task erosion --dataset cifar10 --encoder ng_gnn --size medium --faithful --sign --probes 4 --copies 3"
-    words += " --option width=16 name=wide --seed 1 2 --lr 0.01 --no-amsgrad"
+    words = "--task erosion --dataset cifar10 --encoder ng_gnn --size medium --no-sign --probes 4 --copies 3"
+    words += " --option width=16 name=wide --seed 1 2 --lr 0.01 --amsgrad"
     configs = read_configs("inr_editing", vars(make_parser("inr_editing").parse_args(words.split())))
     assert [config.seed for config in configs] == [1, 2]
     first = configs[0]
@@ -86,14 +87,13 @@ def test_command_line() -> None:
         dataset="cifar10",
         encoder="ng_gnn",
         size="medium",
-        faithful=True,
-        sign=True,
+        sign=False,
         probes=4,
         copies=3,
         options={"width": 16, "name": "wide"},
         seed=1,
         lr=0.01,
-        amsgrad=False,
+        amsgrad=True,
     )
 
 

@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
     put(results, *run("ng_t", 1, value=92.0))
     put(results, *run("ng_t", 0, value=95.0, probes=64))
     put(results, *run("ng_gnn", 0, value=80.0, faithful=True))
-    put(results, *run("mlp", 0, value=17.5, epochs=5))
+    put(results, *run("mlp", 0, value=17.5, epochs=7))
     put(results, *run("mlp", 0, value=3.0, size="smoke"))
     put(results, *run("ng_t", 0, value=0.0123, suite="inr_editing", task="dilation"))
     return results
@@ -86,7 +86,7 @@ def test_tables(folder: Path) -> None:
     command = "python -m benchmarks.inr_classification --dataset mnist --size small --encoder ng_t"
     assert f"| ng_t | 91.00 ± 1.41 | 92.00 ± 1.41 | 2 | 12,345 | 100 | `{command} --seed 0 1` |" in alone
     assert "| ng_gnn faithful | 80.00 | 81.00 | 1 |" in alone
-    assert "| mlp epochs=5 | 17.50 |" in alone
+    assert "| mlp epochs=7 | 17.50 |" in alone
     assert "probes" not in alone
     assert f"| ng_t probes=64 | 95.00 | 96.00 | 1 | 12,345 | 100 | `{command} --probes 64 --seed 0` |" in probes
     assert "Not run (mnist, size small): ng_gnn, ng_t faithful, neuron_mp, mlp_aug." in page
@@ -109,7 +109,7 @@ def test_a_report_without_results_names_everything() -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"encoder": "ng_gnn", "faithful": True, "sign": True, "options": {"width": 16, "layers": 2}, "lr": 0.01},
+        {"encoder": "ng_gnn", "faithful": True, "options": {"width": 16, "layers": 2}, "lr": 0.01},
         {"encoder": "mlp_aug", "augment": False, "device": "cuda", "flip": False},
         {"encoder": "ng_t", "suite": "inr_editing", "task": "erosion", "copies": 4, "precision": "bf16"},
     ],

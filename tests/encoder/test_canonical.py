@@ -1,6 +1,8 @@
-"""The canonical form: the same function, the same form for all equal networks, and for permuted ones the permuted form."""
+"""The canonical form: the same function, one form for all equal networks, and for permuted ones the permuted form."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import pytest
 import torch
@@ -35,6 +37,7 @@ def make(name: str) -> tuple[nn.Module, Tensor]:
     return nn.Sequential(nn.Linear(3, 7), function(), nn.Linear(7, 5), function(), nn.Linear(5, 2)), x
 
 
+@cache
 def network(name: str) -> tuple[nn.Module, Tensor, ngopt.NeuralGraph, State]:
     module, x = make(name)
     graph, state = network_of(module, x, scalings=True)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ngopt.encoder.metanetwork import DENSE_FROM
 from tests.encoder.cases import (
     COLLATE,
     ENCODERS,
     EXACT,
     TASKS,
+    Network,
     differ,
     drawn,
+    network_of,
     reader,
     stacked,
     zoo,
@@ -72,8 +77,24 @@ def test_a_transformer_a_resnet_and_a_siren_in_one_batch(encoder: str, task: str
 
 
 @tasks
+@pytest.mark.parametrize("encoder", [*ENCODERS, "neuron_mp"])
+def test_the_fastest_way_reads_the_same(encoder: str, task: str) -> None:
+    """Many of one architecture are stacked, the rest is mixed, and all come back in order."""
+    (many, state), (few, few_state) = zoo("siren"), zoo("resnet")
+    networks = [(many, drawn(state, seed)) for seed in range(DENSE_FROM)]
+    networks[2:2] = [(few, few_state)]
+    model = reader(many, encoder, task)
+    found = model.read(networks)
+    assert len(found) == len(networks)
+    for answer, (graph, own) in zip(found, networks, strict=True):
+        assert worst(of(model(graph, stacked(own)), 0), answer) < EXACT
+
+
+@tasks
 @encoders
-@pytest.mark.parametrize("options", [{"ordered": False}, {"layers": 2, "frequencies": 0}, {"width": 24, "edge_width": 8}])
+@pytest.mark.parametrize(
+    "options", [{"ordered": False}, {"layers": 2, "frequencies": 0}, {"width": 24, "edge_width": 8}]
+)
 def test_both_paths_agree_with_other_options(options: dict, encoder: str, task: str) -> None:
     graph, state = zoo("grouped")
     model = reader(graph, encoder, task, **options)
@@ -89,7 +110,9 @@ def test_both_paths_agree_after_statistics_were_fitted(encoder: str) -> None:
     (graph, state), (other, other_state) = zoo("siren"), zoo("resnet")
     model = reader(graph, encoder)
     before = model(graph, stacked(state))
-    model.fit_statistics(graph, {name: x * 3 + 0.1 for name, x in stacked(*(drawn(state, k) for k in range(5))).items()})
+    model.fit_statistics(
+        graph, {name: x * 3 + 0.1 for name, x in stacked(*(drawn(state, k) for k in range(5))).items()}
+    )
     mixed = model.mixed([(other, other_state), (graph, state)])
     assert differ(before, model(graph, stacked(state))) > 1e-3
     assert differ(mixed[1], model(graph, stacked(state))[0]) < EXACT
@@ -111,11 +134,16 @@ def test_gradients_of_both_paths_agree(task: str) -> None:
     assert max(differ(x, y) for x, y in zip(alone, mixed, strict=True)) < 1e-9
 
 
-@pytest.mark.parametrize("first", ["ensemble", "mlp"])
+def bare() -> Network:
+    """A network without edges."""
+    return network_of(nn.LayerNorm(4), torch.randn(2, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("other", [lambda: zoo("ensemble"), bare], ids=["without biases", "without edges"])
 @COLLATE
-def test_networks_without_biases_among_others(first: str) -> None:
-    (graph, state), (other, other_state) = zoo(first), zoo("mlp" if first == "ensemble" else "ensemble")
-    model = reader(graph)
-    mixed = model.mixed([(graph, state), (other, other_state)])
-    assert differ(mixed[0], model(graph, stacked(state))[0]) < EXACT
-    assert differ(mixed[1], model(other, stacked(other_state))[0]) < EXACT
+def test_networks_without_biases_or_edges_among_others(other: Callable[[], Network], first: bool) -> None:
+    networks = [other(), zoo("mlp")] if first else [zoo("mlp"), other()]
+    model = reader(networks[0][0])
+    for answer, (graph, state) in zip(model.mixed(networks), networks, strict=True):
+        assert differ(answer, model(graph, stacked(state))[0]) < EXACT

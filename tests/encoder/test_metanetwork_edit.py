@@ -55,7 +55,9 @@ def test_new_parameters_run(encoder: str) -> None:
     module, x = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(4, 3, dtype=torch.float64)
     graph, state = network_of(module, x)
     new = reader(graph, encoder, "edit")(graph, stacked(state, state))
-    outputs = torch.func.vmap(lambda one: torch.func.functional_call(module, one, x))({n: y[:, 0] for n, y in new.items()})
+    outputs = torch.func.vmap(lambda one: torch.func.functional_call(module, one, x))(
+        {n: y[:, 0] for n, y in new.items()}
+    )
     assert outputs.shape == (2, 4, 2) and outputs.isfinite().all()
 
 

@@ -42,7 +42,12 @@ FEW = (
 )  # fmt: skip
 
 
-def check(network: tuple, encoder: str, task: str, mixed: bool, generators: int = 2) -> None:
+MIXED = (
+    "siren", "kan", "triplane", "resnet", "conv_norms", "grouped", "multihead_attention", "lstm", "deep_sets", "qwen3",
+)  # fmt: skip
+
+
+def check(network: tuple, encoder: str, task: str, mixed: bool, generators: int = 1) -> None:
     """Permuting one network of a batch leaves its vector, and permutes its changes."""
     graph, state = network
     read = reading(reader(graph, encoder, task), graph, state, task, mixed)
@@ -70,7 +75,7 @@ def marked(names: Iterable[str]) -> list:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("name", marked(FEW))
+@pytest.mark.parametrize("name", marked(MIXED))
 def test_mixed(name: str, encoder: str, task: str) -> None:
     check(zoo(name), encoder, task, mixed=True)
 
@@ -84,7 +89,7 @@ def test_whole_zoo(name: str, encoder: str, task: str) -> None:
     check(zoo(name), encoder, task, mixed=True)
 
 
-@settings(max_examples=max(8, settings.default.max_examples // 2))
+@settings(max_examples=max(8, settings.default.max_examples // 3))
 @given(
     architectures,
     st.sampled_from(ENCODERS),

@@ -87,10 +87,10 @@ def test_no_mixtures() -> None:
         reader(graph, probes=4, module=module, example=X).mixed([(graph, state)])
 
 
-@pytest.mark.parametrize("name", ["deep_sets", "multihead_attention"])
+@pytest.mark.parametrize("name", ["deep_sets", "linear_attention"])
 def test_where_no_single_vector_arrives(name: str) -> None:
     case = MODELS[name].make()
     graph, state = zoo(name)
     model = reader(graph, probes=4, module=case.module, example=case.args[0])
-    with pytest.raises(ValueError, match="probes are read off where there is one vector per input; '.*' gets"):
+    with pytest.raises(ValueError, match=r"probes are read off where there is one vector per input; '.*' gets"):
         model(graph, stacked(state))

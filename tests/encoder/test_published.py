@@ -72,9 +72,7 @@ def biases_of(encoder: str, graph, state: State) -> State:
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_new_weights_move_with_the_neurons(encoder: str) -> None:
     graph, state = siren(6, 5)
-    assert_equivariant(
-        lambda s: changes(encoder, (graph, s), "weight"), state, graph.generators(), tolerance=EXACT
-    )
+    assert_equivariant(lambda s: changes(encoder, (graph, s), "weight"), state, graph.generators(), tolerance=EXACT)
 
 
 def test_new_biases_of_ng_gnn_do_not() -> None:
@@ -118,7 +116,9 @@ def test_ng_t_does_not(task: str) -> None:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("name", ["multihead_attention", "conv_norms", "grouped", "lstm", "residual_mlp"])
+@pytest.mark.parametrize(
+    "name", ["multihead_attention", "conv_norms", "grouped", "lstm", "cnn_flatten", "residual_mlp"]
+)
 def test_other_architectures_are_refused(name: str, encoder: str) -> None:
     with pytest.raises(ValueError, match="the published encoders"):
         metanetwork(zoo(name)[0], encoder=encoder, faithful=True)

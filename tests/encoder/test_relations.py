@@ -1,8 +1,8 @@
 """Relations: dense blocks and lists of edges are the same thing, and lists reduce as PyG's own aggregations do.
 
-`torch_geometric.testing.assert_module` calls ``module(x, edge_index, size=...)`` and compares that with sparse adjacency
-matrices. No module of ours takes one node tensor and an edge index: a network is many relations, each with its own two
-sides. So what PyG can vouch for, the reductions, is compared with `torch_geometric.nn.aggr`.
+`torch_geometric.testing.assert_module` calls ``module(x, edge_index, size=...)`` and compares that with sparse
+adjacency matrices. No module of ours takes one node tensor and an edge index: a network is many relations, each with
+its own two sides. So what PyG can vouch for, the reductions, is compared with `torch_geometric.nn.aggr`.
 """
 
 from __future__ import annotations

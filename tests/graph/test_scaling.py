@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -66,6 +67,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, Found]] = {
 }
 
 
+@cache
 def traced(what: str) -> tuple[nn.Module, Tensor, ngopt.NeuralGraph]:
     make, x, _ = CASES[what]
     module = make().double()
