@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.common.pages import fill_pages
 from benchmarks.common.results import RESULTS, new_results, read_results, write_results
 from benchmarks.encoder_cost_networks import Batch, cnns, inrs, mixture
 from benchmarks.encoder_cost_pairs import PairReader
@@ -207,14 +208,16 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells += [f"{row[f'{what}_networks_per_s']:,.0f}" for what in ("forward", "step")]
         cells += ["" if (x := row[f"{what}_peak_mib"]) is None else f"{x:,.0f}" for what in ("forward", "step")]
         lines.append("| " + " | ".join([*cells, *speed, *memory]) + " |")
+    if not any(row["table"] == "threshold" for row in rows):
+        return "\n".join(lines) + "\n"
     lines += [
         "",
-        "| networks per architecture | device | encoder | forward ms: stacks | PyG batch | stacks faster by | "
+        "| networks x architectures | device | encoder | forward ms: stacks | PyG batch | stacks faster by | "
         "step ms: stacks | PyG batch | stacks faster by |",
         "|---:|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in (row for row in rows if row["table"] == "threshold"):
-        cells = [f"{row['copies']} of {row['architectures']}", row["device"], ENCODERS[row["encoder"]]]
+        cells = [f"{row['copies']} x {row['architectures']}", row["device"], ENCODERS[row["encoder"]]]
         for what in ("forward", "step"):
             cells += [f"{row[f'{what}_{path}_ms']:,.0f}" for path in ("stacks", "pyg")]
             cells.append(f"{row[f'{what}_ratio']:.2f}x")
@@ -244,7 +247,9 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--output", type=Path, default=RESULTS / "encoder_cost.json")
-    parser.add_argument("--report", action="store_true", help="measure nothing; print the tables of the results")
+    parser.add_argument(
+        "--report", action="store_true", help="measure nothing; print the tables, and fill them into the pages"
+    )
     parser.add_argument("--smoke", action="store_true", help="a few networks and rounds, to see that it runs")
     parser.add_argument("--memory-of", choices=list(BATCHES), help=argparse.SUPPRESS)  # print its peaks
     options = parser.parse_args(argv)
@@ -252,7 +257,9 @@ def main(argv: list[str] | None = None) -> None:
         print(json.dumps(peak_memory(options.memory_of, options.device)))
         return
     if options.report:
-        print(table(read_results(options.output)["rows"]))
+        text = table(read_results(options.output)["rows"])
+        print(text)
+        fill_pages("encoder_cost", text)
         return
     if options.smoke:
         options.batches, options.rounds, options.architectures, options.copies = ["smoke"], 1, 2, [1, 2]

@@ -11,6 +11,8 @@ from benchmarks.weight_space.tables import Measure, Row, by_group
 
 COLOURS = dict(zip(ENCODERS, ("#3b7dd8", "#e4572e", "#3a9e6e", "#8a8f98", "#5b5f66"), strict=True))
 
+STYLES = ("-", "--", ":", "-.")  # of the variants of an encoder
+
 
 def draw_results(rows: list[Row], measure: Measure, path: Path, title: str) -> None:
     """Dots per run and a bar at their mean on the left; validation curves, a line per run, on the right.
@@ -32,7 +34,8 @@ def draw_results(rows: list[Row], measure: Measure, path: Path, title: str) -> N
     left, right = figure.subplots(1, 2)
     figure.suptitle(title + ("   (* with probes)" if any(row["probes"] for row in rows) else ""))
     for at, ((encoder, variant), runs) in enumerate(groups.items()):
-        colour, style = COLOURS[encoder], "--" if variant else "-"
+        earlier = [name for name, _ in list(groups)[:at]].count(encoder)
+        colour, style = COLOURS[encoder], STYLES[earlier % len(STYLES)]
         values = [run["test"][measure.name] for run in runs]
         left.barh(at, np.mean(values), color=colour, alpha=0.3)
         left.plot(values, [at] * len(values), "o", color=colour)
@@ -43,6 +46,7 @@ def draw_results(rows: list[Row], measure: Measure, path: Path, title: str) -> N
     left.set(xlabel=measure.title, yticks=range(len(names)), yticklabels=names)
     left.invert_yaxis()
     right.set(xlabel="epoch", ylabel=f"validation {measure.name}")
+    right.xaxis.get_major_locator().set_params(integer=True)
     right.legend(frameon=False, fontsize="small")
     for axes in (left, right):
         axes.grid(alpha=0.25)

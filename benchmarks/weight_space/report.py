@@ -17,14 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.results import RESULTS, read_results, write_text
+from benchmarks.common.pages import PAGES, fill_pages
+from benchmarks.common.results import RESULTS, read_results
+from benchmarks.data import DATASETS
 from benchmarks.weight_space.charts import draw_results
 from benchmarks.weight_space.config import SIZES, TASKS
 from benchmarks.weight_space.rows import result_path
 from benchmarks.weight_space.tables import MEASURES, suite_page, summary
 
 SUMMARY = "weight_space"
-PAGES = (Path("README.md"), Path("docs/benchmarks.md"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,17 +42,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"Picture: {path}")
     for name, table in tables.items():
         print(f"# {name}\n\n{table}\n")
-        for path in arguments.pages:
-            if path.is_file() and (text := fill(old := path.read_text(encoding="utf-8"), name, table)) != old:
-                write_text(path, text)
-                print(f"Tables put into {path}")
+        for path in fill_pages(name, table, arguments.pages):
+            print(f"Tables put into {path}")
 
 
 def result_files(suite: str, folder: Path) -> list[dict[str, Any]]:
     """All result files of a suite, by data set and size."""
     paths = sorted(folder.glob(result_path(suite, "*", "*", folder).name))
     files = [read_results(path) for path in paths]
-    return sorted(files, key=lambda f: (f["settings"]["dataset"], SIZES.index(f["settings"]["size"])))
+    return sorted(files, key=lambda f: (DATASETS.index(f["settings"]["dataset"]), SIZES.index(f["settings"]["size"])))
 
 
 def draw_files(suite: str, files: list[dict[str, Any]], images: Path) -> list[Path]:
@@ -65,21 +64,6 @@ def draw_files(suite: str, files: list[dict[str, Any]], images: Path) -> list[Pa
             paths.append(images / ("_".join(words) + ".png"))
             draw_results(rows, MEASURES[suite][0], paths[-1], ", ".join(words[1:]))
     return paths
-
-
-def fill(page: str, name: str, text: str) -> str:
-    """Replace what stands between a table's markers; a page without them stays as it is.
-
-    Raises:
-        ValueError: One marker without the other, twice, or in the wrong order.
-    """
-    begin, end = f"<!-- table: {name} -->", f"<!-- end of table: {name} -->"
-    if begin not in page and end not in page:
-        return page
-    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
-        raise ValueError(f"The page must hold the lines {begin!r} and {end!r}, once and in this order, or neither.")
-    before, rest = page.split(begin)
-    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.common import pages
 from benchmarks.common.results import read_results
 from benchmarks.weight_space import report
 from benchmarks.weight_space.cli import make_parser, read_configs
@@ -144,7 +145,7 @@ def test_half_a_place_is_refused() -> None:
     begin, end = "<!-- table: x -->", "<!-- end of table: x -->"
     for page in (begin, end, end + begin, begin * 2 + end):
         with pytest.raises(ValueError, match="once and in this order"):
-            report.fill(page, "x", "text")
+            pages.fill(page, "x", "text")
 
 
 def test_row_is_json(folder: Path) -> None:

@@ -13,6 +13,7 @@ from tests.encoder.cases import (
     COLLATE,
     ENCODERS,
     EXACT,
+    SCALARS,
     TASKS,
     Network,
     differ,
@@ -137,6 +138,13 @@ def test_gradients_of_both_paths_agree(task: str) -> None:
 def bare() -> Network:
     """A network without edges."""
     return network_of(nn.LayerNorm(4), torch.randn(2, 4, dtype=torch.float64))
+
+
+@SCALARS
+def test_scalars_in_a_mixture() -> None:
+    graph, state = zoo("scalars_and_scales")
+    model = reader(graph)
+    assert differ(model.mixed([(graph, state)])[0], model(graph, stacked(state))[0]) < EXACT
 
 
 @pytest.mark.parametrize("first", [True, False])

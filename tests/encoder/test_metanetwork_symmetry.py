@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import pytest
 import torch
-from hypothesis import given, note, settings
+from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from tests.encoder.cases import (
     COLLATE,
     ENCODERS,
     EXACT,
+    SCALARS,
     TASKS,
     WITHOUT_VECTORS,
     State,
@@ -70,7 +71,8 @@ def test_neuron_mp(name: str, task: str) -> None:
 
 def marked(names: Iterable[str]) -> list:
     """Names as parameters; those that cannot be mixed are expected to fail."""
-    return [pytest.param(name, marks=COLLATE if name in WITHOUT_VECTORS else ()) for name in names]
+    marks = {name: COLLATE for name in WITHOUT_VECTORS} | {"scalars_and_scales": SCALARS}
+    return [pytest.param(name, marks=marks.get(name, ())) for name in names]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -104,6 +106,7 @@ def test_random_architectures(architecture: tuple, encoder: str, task: str, mixe
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter)
     graph, state = network_of(net, example_input(kind))
+    assume(all(block.shape for block in graph.blocks))  # see `SCALARS`
     read = reading(reader(graph, encoder, task, **options), graph, state, task, mixed)
     wanted = assert_invariant if task == "classify" else assert_equivariant
     wanted(read, state, elements(graph, 2, 1), tolerance=EXACT)
