@@ -33,7 +33,7 @@ def draw_results(rows: list[Row], measure: Measure, path: Path, title: str) -> N
     figure = Figure(figsize=(11, max(3.0, 0.45 * len(groups) + 1.5)), layout="constrained")
     left, right = figure.subplots(1, 2)
     figure.suptitle(title + ("   (* with probes)" if any(row["probes"] for row in rows) else ""))
-    for at, ((encoder, variant), runs) in enumerate(groups.items()):
+    for at, ((encoder, _), runs) in enumerate(groups.items()):
         earlier = [name for name, _ in list(groups)[:at]].count(encoder)
         colour, style = COLOURS[encoder], STYLES[earlier % len(STYLES)]
         values = [run["test"][measure.name] for run in runs]

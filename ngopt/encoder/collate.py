@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from ngopt.encoder.codes import codes
+from ngopt.encoder.codes import BLOCK_CODE, PLACE, TAP_CODE, codes
 from ngopt.encoder.layout import Layout, Values, edge_blocks, link_relation, node_kinds, vector_blocks
 from ngopt.encoder.relations import ListEdges
 from ngopt.graph.neural_graph import NeuralGraph
@@ -45,11 +45,16 @@ def network_data(graph: NeuralGraph, device: torch.device | str = "cpu") -> _Net
 
 def _build_data(graph: NeuralGraph, device: torch.device) -> _NetworkData:
     known = codes(graph)
-    pieces: dict[str, list[Tensor]] = {}
+    index = ("pair_to_row", "pair_to_col", "pair_step", "entry_to_edge", "entry_step", "row_to_node", "row_step")
+    index += ("col_to_node", "col_step", "vector_to_node", "value_to_vector")
+    pieces = {name: [torch.zeros(0, dtype=torch.long)] for name in index}  # all networks need all columns
+    sizes = {"entry_tap": TAP_CODE, "value_tap": TAP_CODE, "row_code": BLOCK_CODE, "vector_code": BLOCK_CODE}
+    sizes |= {"col_code": PLACE, "pair_taps": 1, "vector_taps": 1}
+    pieces |= {name: [known.nodes.new_zeros(0, size)] for name, size in sizes.items()}
 
     def add(**columns: Tensor) -> None:
         for name, column in columns.items():
-            pieces.setdefault(name, []).append(column)
+            pieces[name].append(column)
 
     rows = cols = pairs = vectors = 0
     for step, block in enumerate(edge_blocks(graph)):
@@ -86,7 +91,7 @@ def mixed_layout(graphs: Sequence[NeuralGraph], device: torch.device | str = "cp
     """The layout for one network of each of ``graphs``, in this order."""
     batch: Any = Batch.from_data_list([network_data(graph, device) for graph in graphs])
     relations, values = [], []
-    for step in range(int(batch.pair_step.max()) + 1 if "pair_step" in batch else 0):
+    for step in range(int(batch.pair_step.max()) + 1 if len(batch.pair_step) else 0):
         pair, row, col, entry = (
             (batch[f"{part}_step"] == step).nonzero().flatten() for part in ("pair", "row", "col", "entry")
         )
@@ -101,10 +106,8 @@ def mixed_layout(graphs: Sequence[NeuralGraph], device: torch.device | str = "cp
                 batch.pair_taps[pair],
             )
         )
-    vectors = ()
-    if "vector_code" in batch:
-        place = Values(batch.vector_code, None, batch.value_tap, batch.value_to_vector, batch.vector_taps)
-        vectors = ((batch.vector_to_node, place),)
+    place = Values(batch.vector_code, None, batch.value_tap, batch.value_to_vector, batch.vector_taps)
+    vectors = ((batch.vector_to_node, place),)
     return Layout(
         tuple(relations),
         tuple(values),

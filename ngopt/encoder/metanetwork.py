@@ -143,7 +143,8 @@ class Metanetwork(nn.Module):
             for own, (graph, _) in zip(scaled, networks, strict=True)
             for block in vector_blocks(graph)
         ]
-        features = self._features(layout, [torch.cat(vectors)[:, None]] if vectors else [], ())
+        empty = self.vector.mix.weight.new_zeros(0)  # of networks without biases and norms
+        features = self._features(layout, [torch.cat([empty, *vectors])[:, None]], ())
         nodes, edges = self.encoder.encode(layout, features, [x[:, None] for x in values])
         if isinstance(self.readout, InvariantReadout):
             return self.readout(nodes, layout)

@@ -92,14 +92,14 @@ class ParamBlock:
         """See a tensor shaped like the parameter as ``[group, row, col, tap]``; leading axes stay as they are."""
         lead = tensor.shape[: tensor.ndim - len(self.shape)]
         perm = (*range(len(lead)), *(len(lead) + axis for axis in self.perm))
-        return tensor.reshape(*lead, *self.unfold).permute(perm).reshape(*lead, *self.matrix_shape)
+        return tensor.reshape((*lead, *self.unfold)).permute(perm).reshape((*lead, *self.matrix_shape))
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
         """Inverse of `to_matrix`, bit for bit."""
         lead = matrix.shape[:-4]
         permuted = tuple(self.unfold[axis] for axis in self.perm)
         inverse = (*range(len(lead)), *(len(lead) + self.perm.index(axis) for axis in range(len(self.perm))))
-        return matrix.reshape(*lead, *permuted).permute(inverse).reshape(*lead, *self.shape)
+        return matrix.reshape((*lead, *permuted)).permute(inverse).reshape((*lead, *self.shape))
 
     def to(self, device: torch.device | str) -> ParamBlock:
         """The same block with its index tensors on ``device``."""

@@ -18,10 +18,6 @@ from ngopt.testing import relative_error
 from tests.zoo import MODELS
 
 ENCODERS = ("ng_gnn", "ng_t")  # these read mixtures too
-# They have no biases. In a mixture, networks without biases or without edges go wrong (`ngopt.encoder.collate`).
-WITHOUT_VECTORS = ("kan", "ensemble", "factorisation_machine")
-SCALARS = pytest.mark.xfail(strict=True, reason="`ParamBlock.to_matrix` of a scalar, without leading axes")
-COLLATE = pytest.mark.xfail(strict=True, reason="collate.py: networks of a mixture need the same columns")
 ALL_ENCODERS = (*ENCODERS, "neuron_mp")
 TASKS = ("classify", "edit")
 EXACT = 1e-10  # in float64, relative to the spread

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from ngopt.encoder.metanetwork import DENSE_FROM
 from tests.encoder.cases import (
-    COLLATE,
     ENCODERS,
     EXACT,
-    SCALARS,
     TASKS,
     Network,
     differ,
@@ -140,7 +138,6 @@ def bare() -> Network:
     return network_of(nn.LayerNorm(4), torch.randn(2, 4, dtype=torch.float64))
 
 
-@SCALARS
 def test_scalars_in_a_mixture() -> None:
     graph, state = zoo("scalars_and_scales")
     model = reader(graph)
@@ -149,7 +146,6 @@ def test_scalars_in_a_mixture() -> None:
 
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("other", [lambda: zoo("ensemble"), bare], ids=["without biases", "without edges"])
-@COLLATE
 def test_networks_without_biases_or_edges_among_others(other: Callable[[], Network], first: bool) -> None:
     networks = [other(), zoo("mlp")] if first else [zoo("mlp"), other()]
     model = reader(networks[0][0])

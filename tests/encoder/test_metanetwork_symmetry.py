@@ -5,11 +5,9 @@ New parameters, gradients and all else that is shaped like the network moves wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pytest
 import torch
-from hypothesis import assume, given, note, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -17,12 +15,9 @@ from ngopt.errors import SymmetryError
 from ngopt.testing import assert_equivariant, assert_invariant
 from tests.encoder.cases import (
     ALL_ENCODERS,
-    COLLATE,
     ENCODERS,
     EXACT,
-    SCALARS,
     TASKS,
-    WITHOUT_VECTORS,
     State,
     differ,
     elements,
@@ -36,10 +31,10 @@ from tests.strategies import RandomNet, architectures, example_input
 from tests.zoo import MODELS
 
 FEW = (
-    "mlp", "siren", "functional_parameters", "tied_autoencoder", "soft_moe", "kan", "triplane",
+    "mlp", "siren", "tied_autoencoder", "soft_moe", "kan", "triplane",
     "cnn_flatten", "grouped", "resnet", "unet", "conv_norms",
     "multihead_attention", "transformer_encoder", "grouped_query_rope", "lstm", "deep_sets", "group_equivariant",
-    "gat", "qwen3", "timm_vit", "timm_mixer",
+    "qwen3", "timm_vit", "timm_mixer",
 )  # fmt: skip
 
 
@@ -69,15 +64,9 @@ def test_neuron_mp(name: str, task: str) -> None:
     check(zoo(name), "neuron_mp", task, mixed=False)
 
 
-def marked(names: Iterable[str]) -> list:
-    """Names as parameters; those that cannot be mixed are expected to fail."""
-    marks = {name: COLLATE for name in WITHOUT_VECTORS} | {"scalars_and_scales": SCALARS}
-    return [pytest.param(name, marks=marks.get(name, ())) for name in names]
-
-
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("name", marked(MIXED))
+@pytest.mark.parametrize("name", MIXED)
 def test_mixed(name: str, encoder: str, task: str) -> None:
     check(zoo(name), encoder, task, mixed=True)
 
@@ -85,7 +74,7 @@ def test_mixed(name: str, encoder: str, task: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("name", marked(MODELS))
+@pytest.mark.parametrize("name", MODELS)
 def test_whole_zoo(name: str, encoder: str, task: str) -> None:
     check(zoo(name), encoder, task, mixed=False, generators=40)
     check(zoo(name), encoder, task, mixed=True)
@@ -106,7 +95,6 @@ def test_random_architectures(architecture: tuple, encoder: str, task: str, mixe
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter)
     graph, state = network_of(net, example_input(kind))
-    assume(all(block.shape for block in graph.blocks))  # see `SCALARS`
     read = reading(reader(graph, encoder, task, **options), graph, state, task, mixed)
     wanted = assert_invariant if task == "classify" else assert_equivariant
     wanted(read, state, elements(graph, 2, 1), tolerance=EXACT)
