@@ -55,7 +55,7 @@ def test_command_from_end_to_end(encoder: str, root: Path, tmp_path: Path, capsy
         ("--encoder neuron_mp --probes 4 --no-sign", "no-sign probes=4"),
         ("--encoder ng_t --precision bf16 --option layers=2 heads=2", "heads=2 layers=2"),
         ("--encoder ng_gnn --faithful", "faithful"),
-        ("--encoder ng_t --faithful --option width=16", "faithful width=16"),
+        ("--encoder ng_t --faithful --option attention=16 layers=1", "faithful attention=16 layers=1"),
     ],
 )
 def test_options_from_end_to_end(words: str, variant: str, root: Path, tmp_path: Path) -> None:
