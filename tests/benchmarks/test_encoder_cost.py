@@ -144,8 +144,16 @@ def test_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert {row["path"] for row in rows if row["table"] == "paths"} == {STACKS, PYG, PAIRS}
     assert {row["copies"] for row in rows if row["table"] == "threshold"} == {1, 2}
     assert all(row["step_networks_per_s"] > 0 for row in rows if row["table"] == "paths")
+    page = tmp_path / "docs" / "benchmarks.md"
+    page.parent.mkdir()
+    page.write_text(fill_me := "<!-- table: encoder_cost -->\n<!-- end of table: encoder_cost -->\n")
+    monkeypatch.chdir(tmp_path)
     main(["--report", "--output", str(output)])
     assert capsys.readouterr().out == table(rows) + "\n"
+    assert page.read_text() == fill_me, "only published results go into the pages"
+    monkeypatch.setattr(encoder_cost, "PUBLISHED", output)
+    main(["--report", "--output", str(output)])
+    assert table(rows) in page.read_text()
 
 
 def test_ratios_are_over_all_pairs() -> None:
