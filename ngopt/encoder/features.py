@@ -43,8 +43,8 @@ def node_features(
         Structural features, then six features per channel.
     """
     static = structure(graph, device)
-    features = torch.zeros(graph.num_nodes, len(CHANNELS), PER_CHANNEL, dtype=dtype, device=device)
     rows, row_index, cols, col_index = [], [], [], []
+    vectors: dict[str, list[tuple[Tensor, Tensor]]] = {role: [] for role in VECTOR_ROLES}
     for block in graph.blocks:
         if block.name not in channels or block.role == "unused":
             continue
@@ -55,15 +55,30 @@ def node_features(
             row_index.append(static.rows[block.name])
             col_index.append(static.cols[block.name])
         elif block.role in VECTOR_ROLES:
-            place = 4 + VECTOR_ROLES.index(block.role)
-            entries = torch.stack([_entries(x, block.matrix_shape, dtype, device) for x in channels[block.name]], dim=1)
-            features[:, :, place].index_add_(0, static.rows[block.name], entries)
-    if rows:
-        share = static.row_share.to(dtype)[:, None, None]
-        features[:, :, 0:2] = share * features[:, :, 0:2].index_add(0, torch.cat(row_index), torch.cat(rows))
-        share = static.col_share.to(dtype)[:, None, None]
-        features[:, :, 2:4] = share * features[:, :, 2:4].index_add(0, torch.cat(col_index), torch.cat(cols))
+            entries = [_entries(x, block.matrix_shape, dtype, device) for x in channels[block.name]]
+            vectors[block.role].append((static.rows[block.name], torch.stack(entries, dim=1)[:, :, None]))
+    nodes, share = graph.num_nodes, (static.row_share.to(dtype), static.col_share.to(dtype))
+    parts = [
+        share[0][:, None, None] * _sum_at(nodes, 2, list(zip(row_index, rows, strict=True)), share[0]),
+        share[1][:, None, None] * _sum_at(nodes, 2, list(zip(col_index, cols, strict=True)), share[1]),
+        *(_sum_at(nodes, 1, pairs, share[0]) for pairs in vectors.values()),
+    ]
+    features = torch.cat(parts, dim=2)  # [node, channel, PER_CHANNEL]
     return torch.cat([static.features.to(dtype), torch.asinh(features).flatten(1)], dim=1)
+
+
+def _sum_at(
+    nodes: int,
+    width: int,
+    pairs: list[tuple[Tensor, Tensor]],  # [entry], [entry, channel, width]
+    like: Tensor,
+) -> Tensor:  # [node, channel, width]
+    """Sum of what stands at each node."""
+    zeros = like.new_zeros(nodes, len(CHANNELS), width)
+    if not pairs:
+        return zeros
+    index, values = zip(*pairs, strict=True)
+    return zeros.index_add(0, torch.cat(index), torch.cat(values))
 
 
 def inverse_rms(x: Tensor) -> Tensor:  # -> []
@@ -81,19 +96,20 @@ def _row_and_column(
 ) -> tuple[Tensor, Tensor]:  # [group * row, channel, 2], [group * col, channel, 2]
     """Mean (as a z-score) and root mean square of each row and column, relative to the tensor's."""
     group, row, col, tap = shape
-    row_stats = torch.zeros(group * row, len(channels), 2, dtype=dtype, device=device)
-    col_stats = torch.zeros(group * col, len(channels), 2, dtype=dtype, device=device)
-    for k, x in enumerate(channels):
+    row_stats, col_stats = [], []
+    for x in channels:
         if x is None:
+            row_stats.append(torch.zeros(group * row, 2, dtype=dtype, device=device))
+            col_stats.append(torch.zeros(group * col, 2, dtype=dtype, device=device))
             continue
         x = x.to(dtype)
         whole = inverse_rms(x)
         sums, squares = row_and_column_sums(x), row_and_column_sums(x.square())
         for side, (stats, count) in enumerate(((row_stats, col * tap), (col_stats, row * tap))):
             scale = whole / count**0.5
-            stats[:, k, 0] = (sums[side].flatten() * scale).to(device)
-            stats[:, k, 1] = (squares[side].flatten().sqrt() * scale).to(device)
-    return row_stats, col_stats
+            pair = [sums[side].flatten() * scale, squares[side].flatten().sqrt() * scale]
+            stats.append(torch.stack(pair, dim=1).to(device))
+    return torch.stack(row_stats, dim=1), torch.stack(col_stats, dim=1)
 
 
 def _entries(
