@@ -34,6 +34,8 @@ class Structure:
         frozen: Which nodes have an identity of their own, ``[node]``.
         outputs: Names of blocks that write to frozen nodes only.
         inputs: Names of blocks of edges that read from frozen nodes only.
+        depth: For each block of edges, how many blocks hang together with it through hidden neurons (itself counted):
+            how deep its network is, in a rough sense.
     """
 
     rows: dict[str, Tensor]
@@ -47,6 +49,7 @@ class Structure:
     frozen: Tensor
     outputs: frozenset[str]
     inputs: frozenset[str]
+    depth: dict[str, int]
 
 
 _cache: dict[tuple[int, torch.device], Structure] = {}
@@ -84,7 +87,27 @@ def _build(graph: NeuralGraph, device: torch.device) -> Structure:
         frozen=frozen.to(device),
         outputs=frozenset(name for name, index in rows.items() if bool(frozen[index].all())),
         inputs=frozenset(name for name, index in cols.items() if bool(frozen[index].all())),
+        depth=_depth(edges, rows, cols, frozen),
     )
+
+
+def _depth(edges: list[ParamBlock], rows: dict[str, Tensor], cols: dict[str, Tensor], frozen: Tensor) -> dict[str, int]:
+    """Sizes of the connected components of blocks that share a neuron which is not frozen, for each block."""
+    touched = {
+        b.name: {int(n) for n in torch.cat([rows[b.name], cols[b.name]]).unique() if not frozen[n]} for b in edges
+    }
+    components: list[tuple[set[int], list[str]]] = []
+    for name, nodes in touched.items():
+        joined, names = set(nodes), [name]
+        apart = []
+        for component in components:
+            if component[0].isdisjoint(joined):
+                apart.append(component)
+            else:
+                joined |= component[0]
+                names += component[1]
+        components = [*apart, (joined, names)]
+    return {name: len(names) for _, names in components for name in names}
 
 
 def _count(indices: list[Tensor], nodes: int) -> Tensor:  # -> [node]

@@ -13,8 +13,8 @@ from ngopt.optim.orthogonal import orthogonalise
 from ngopt.optim.plan import ParamPlan
 
 # The first direction leads, with gate one before anything is learned; the others are mixed in by learned gates.
-MATRIX_BASIS = ("orthogonal momentum", "factored Adam", "gradient", "weight")
-ELEMENTWISE_BASIS = ("Adam", "momentum", "gradient", "weight")
+MATRIX_BASIS = ("orthogonal momentum", "factored Adam", "gradient")
+ELEMENTWISE_BASIS = ("Adam", "momentum", "gradient")
 BASIS = len(MATRIX_BASIS)
 EPS = 1e-12  # squared inside every square root: derivatives stay finite in float32, and the scale of the loss drops out
 MATRIX_FLOOR = 0.5
@@ -93,20 +93,19 @@ def accumulate(
 
 def directions(
     plan: ParamPlan,
-    weight: Tensor,
     gradient: Tensor,
     state: dict[str, Tensor],  # after `accumulate`
     config: UpdateConfig,
 ) -> tuple[Tensor, ...]:  # BASIS times [group, row, col, tap]
     """All directions of one parameter: the leading one, then the others with a root mean square of one (or zero)."""
-    weight, gradient, momentum = (plan.to_matrix(x) for x in (weight, gradient, state["momentum"]))
+    gradient, momentum = plan.to_matrix(gradient), plan.to_matrix(state["momentum"])
     if plan.orthogonal:
         lead = orthogonal_direction(momentum, gradient, config)
         second = factored_adam_direction(momentum, state["row_square"], state["col_square"])
     else:
         lead = adam_direction(momentum, plan.to_matrix(state["second_moment"]), state["step"].to(momentum), config)
         second = momentum
-    return lead, second / rms(second), gradient / rms(gradient), weight / rms(weight)
+    return lead, second / rms(second), gradient / rms(gradient)
 
 
 def floor_of(plan: ParamPlan) -> float:

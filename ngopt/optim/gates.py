@@ -18,7 +18,7 @@ from ngopt.optim.basis import BASIS
 from ngopt.optim.config import UpdateConfig
 from ngopt.optim.plan import ParamPlan
 
-TENSOR_FEATURES = 17
+TENSOR_FEATURES = 18
 HIDDEN = 16
 
 
@@ -87,6 +87,7 @@ def tensor_features(
         float(role in ("embedding", "table")),
         float(plan.name in static.outputs),
         float(plan.name in static.inputs),
+        math.log(static.depth.get(plan.name, 1)) - 1.5,
         math.log1p(step) / 5,
         0.0 if total_steps is None else min(1.0, step / total_steps),
         float(total_steps is None),

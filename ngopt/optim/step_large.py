@@ -58,7 +58,7 @@ def mix_(item: Item, lead: Tensor, unit: float) -> Tensor:  # [group, first, sec
     """
     gates, orthogonal = item.gates, item.plan.orthogonal
     assert gates is not None
-    momentum, gradient, weight = (item.view(x) for x in (item.state["momentum"], item.gradient, item.weight))
+    momentum, gradient = item.view(item.state["momentum"]), item.view(item.gradient)
     chunks = _chunks(lead)
     # Outer sums and products go into buffers: left to themselves they come out transposed, and all else gets slow.
     gate, second = (torch.empty_like(lead[:, chunks[0]], memory_format=torch.contiguous_format) for _ in range(2))
@@ -76,14 +76,14 @@ def mix_(item: Item, lead: Tensor, unit: float) -> Tensor:  # [group, first, sec
         second_rms = torch.sqrt(norms.square().sum() / lead.numel() + EPS**2)
     else:
         second_rms = _rms(momentum)
-    factors = [unit, 1.0 / second_rms, 1.0 / _rms(gradient), 1.0 / _rms(weight)]
+    factors = [unit, 1.0 / second_rms, 1.0 / _rms(gradient)]
     sums = []
     for k, factor in enumerate(factors):
         row_gate = (gates.row[k] + (gates.tensor[k] + float(k == 0))) * factor
         sums.append(item.sides(row_gate, None if gates.col is None else gates.col[k] * factor))
     for rows in chunks:
         mixed = lead[:, rows].mul_(outer(torch.add, sums[0], rows, gate))
-        for k, direction in enumerate((second_direction(rows), gradient[:, rows], weight[:, rows]), 1):
+        for k, direction in enumerate((second_direction(rows), gradient[:, rows]), 1):
             mixed.addcmul_(direction, outer(torch.add, sums[k], rows, gate))
     return lead
 

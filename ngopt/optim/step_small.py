@@ -71,7 +71,6 @@ def _mix_packed(
 ) -> tuple[Tensor, Tensor]:  # [entry], [tensor]
     """`ngopt.optim.gates.combine` of all small parameters, and the logarithms of their gains."""
     gradient = packed.join([item.gradient for item in items], lead.dtype)
-    weight = packed.join([item.weight for item in items], lead.dtype)
     if items[0].plan.orthogonal:
         rows = torch.cat([item.state["row_square"].flatten() for item in items]).add_(EPS**2).rsqrt_()
         cols = torch.cat([item.state["col_square"].flatten() for item in items]).add_(EPS**2).rsqrt_()
@@ -87,6 +86,6 @@ def _mix_packed(
     gate = torch.cat(row_gates, 1)[:, packed.row].add_(torch.cat(col_gates, 1)[:, packed.col])  # [BASIS, entry]
     gate.add_(tensors.mT[:BASIS, packed.of])
     mixed = torch.addcmul(lead, lead, gate[0])
-    for k, direction in enumerate((momentum, gradient, weight), 1):
+    for k, direction in enumerate((momentum, gradient), 1):
         mixed.addcmul_(direction, gate[k].div_(packed.rms(direction, EPS)[packed.of]))
     return mixed, tensors[:, BASIS]

@@ -124,7 +124,7 @@ def update(
     for name, plan in plans.items():
         own = new_state[name]
         weight = weights[name].to(own["momentum"].dtype)
-        basis = directions(plan, weight, gradients[name], own, config)
+        basis = directions(plan, gradients[name], own, config)
         gates = Gates.cached(own)
         mixed = basis[0] if gates is None else combine(basis, gates)
         direction = plan.from_matrix(mixed / rms(mixed).clamp_min(floor_of(plan)), tuple(weight.shape))
