@@ -8,7 +8,25 @@ import numpy as np
 
 from benchmarks.common.training import TAIL, running_mean
 
-COLOURS = {"AdamW": "#8a8f98", "Muon": "#3b7dd8", "NGOptimizer": "#e4572e"}
+COLOURS = {  # told apart by the colour-blind too; variants of one optimizer share a colour, and differ in STYLES
+    "AdamW": "#8a8f98",
+    "Adam": "#222222",
+    "SGD": "#e6a700",
+    "Muon": "#3b7dd8",
+    "ScheduleFree": "#009e73",
+    "SOAP": "#cc79a7",
+    "feed-forward": "#56b4e9",
+    "NGOptimizer": "#e4572e",
+    "NGOptimizer-untrained": "#e4572e",
+    "NGOptimizer-no-graph": "#e4572e",
+    "NGOptimizer-ng-gnn": "#8c2d04",
+    "NGOptimizer-ng-t": "#8c2d04",
+}
+STYLES = {
+    "NGOptimizer-untrained": "--",
+    "NGOptimizer-no-graph": ":",
+    "NGOptimizer-ng-t": "--",
+}
 
 
 def loss_curves(

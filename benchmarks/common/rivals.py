@@ -1,24 +1,24 @@
-"""The optimizers to compare with: torch's own AdamW and Muon, each with warm-up and linear decay.
+"""The optimizers to compare with, each from the package that its authors or users take it from, each with warm-up.
 
 `torch.optim.Muon` takes matrices only, so a convolution kernel is given to it as the matrix ``O x (I k k)`` that the
 kernel is when the convolution is written as a matrix product. The matrix shares the kernel's memory; the update itself
-is torch's. Biases, norm scales and the output layer go to AdamW, as Muon's authors advise.
+is torch's. Biases, norm scales, embeddings and the output layer go to AdamW, as Muon's authors advise.
+
+ScheduleFree trains at one point and is evaluated at another, an average: `Rival.evaluating` goes there and back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-WARMUP = 50  # steps
+from benchmarks.common.schedules import SCHEDULES, WARMUP, warmup_linear
 
-
-def warmup_linear(total_steps: int, warmup: int = WARMUP) -> Callable[[int], float]:
-    r"""Schedule factor at step t = 0, 1, ...: :math:`\min(1, (t+1)/warmup) \cdot (1 - t/total)`."""
-    return lambda t: min(1.0, (t + 1) / warmup) * max(0.0, 1.0 - t / total_steps)
+__all__ = ["RIVALS", "WARMUP", "Rival", "make_rival", "warmup_linear"]
 
 
 class Rival:
@@ -54,6 +54,23 @@ class Rival:
             optimizer.step()
             scheduler.step()
 
+    @property
+    def averages(self) -> bool:
+        """Whether evaluation is at other weights than training, which statistics of activations do not fit."""
+        return any(hasattr(optimizer, "eval") for optimizer in self.optimizers)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The parameters that are to be evaluated: an average for ScheduleFree, for others those that are there."""
+        own = [optimizer for optimizer in self.optimizers if hasattr(optimizer, "eval")]
+        for optimizer in own:
+            optimizer.eval()  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            for optimizer in own:
+                optimizer.train()  # type: ignore[attr-defined]
+
 
 def torch_schedules(
     optimizers: list[torch.optim.Optimizer], schedule: Callable[[int], float]
@@ -62,37 +79,90 @@ def torch_schedules(
     return [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in optimizers]
 
 
-def adamw(model: nn.Module, total_steps: int, *, lr: float, weight_decay: float = 0.0, beta2: float = 0.999) -> Rival:
+def sgd(model: nn.Module, total_steps: int, *, lr: float, momentum: float = 0.9, schedule: str = "linear") -> Rival:
+    """SGD with Nesterov momentum."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, nesterov=True, foreach=True)
+    return Rival([optimizer], SCHEDULES[schedule](total_steps))
+
+
+def adam(model: nn.Module, total_steps: int, *, lr: float, beta2: float = 0.999, schedule: str = "linear") -> Rival:
+    """Adam (foreach), without weight decay."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, beta2), foreach=True)
+    return Rival([optimizer], SCHEDULES[schedule](total_steps))
+
+
+def adamw(
+    model: nn.Module,
+    total_steps: int,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    beta2: float = 0.999,
+    schedule: str = "linear",
+) -> Rival:
     """AdamW (foreach) on all parameters."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=lr, betas=(0.9, beta2), weight_decay=weight_decay, foreach=True
     )
-    return Rival([optimizer], warmup_linear(total_steps))
+    return Rival([optimizer], SCHEDULES[schedule](total_steps))
 
 
-def muon(model: nn.Module, total_steps: int, *, lr: float, adam_lr: float, momentum: float = 0.95) -> Rival:
+def muon(
+    model: nn.Module,
+    total_steps: int,
+    *,
+    lr: float,
+    adam_lr: float,
+    momentum: float = 0.95,
+    schedule: str = "linear",
+) -> Rival:
     """Muon on hidden matrices and kernels, AdamW (foreach) on the rest, both without weight decay.
 
     Args:
         model: The output layer is the last `nn.Linear` in it.
         total_steps: Length of the run.
         lr: Of Muon, with torch's default adjustment :math:`\\sqrt{\\max(1, rows/columns)}`.
-        adam_lr: Of AdamW.
+        adam_lr: Of AdamW, which has vectors, `nn.Embedding` and the output layer.
         momentum: Of Muon, in Nesterov's form.
+        schedule: Of `SCHEDULES`, for both.
     """
-    heads = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
-    in_head = {id(param) for head in heads for param in head.parameters()}
-    hidden = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in in_head]
-    others = [p for p in model.parameters() if p.ndim < 2 or id(p) in in_head]
+    outer = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+    outer += [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    not_hidden = {id(param) for module in outer for param in module.parameters()}
+    hidden = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in not_hidden]
+    others = [p for p in model.parameters() if p.ndim < 2 or id(p) in not_hidden]
     matrices = [(p, p.detach().view(len(p), -1)) for p in hidden]
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.Muon([matrix for _, matrix in matrices], lr=lr, momentum=momentum, weight_decay=0.0),
         torch.optim.AdamW(others, lr=adam_lr, weight_decay=0.0, foreach=True),
     ]
-    return Rival(optimizers, warmup_linear(total_steps), matrices)
+    return Rival(optimizers, SCHEDULES[schedule](total_steps), matrices)
 
 
-RIVALS: dict[str, Callable[..., Rival]] = {"AdamW": adamw, "Muon": muon}
+def schedule_free(model: nn.Module, total_steps: int, *, lr: float) -> Rival:
+    """ScheduleFree AdamW of the package ``schedulefree``, with its own warm-up and, as it is meant, no schedule."""
+    from schedulefree import AdamWScheduleFree
+
+    optimizer = AdamWScheduleFree(model.parameters(), lr=lr, warmup_steps=WARMUP, foreach=True)
+    optimizer.train()
+    return Rival([optimizer], lambda t: 1.0)
+
+
+def soap(model: nn.Module, total_steps: int, *, lr: float, schedule: str = "linear") -> Rival:
+    """SOAP of the package ``pytorch_optimizer``, without weight decay; its first step only collects statistics."""
+    from pytorch_optimizer import SOAP
+
+    return Rival([SOAP(model.parameters(), lr=lr, weight_decay=0.0)], SCHEDULES[schedule](total_steps))
+
+
+RIVALS: dict[str, Callable[..., Rival]] = {
+    "SGD": sgd,
+    "Adam": adam,
+    "AdamW": adamw,
+    "Muon": muon,
+    "ScheduleFree": schedule_free,
+    "SOAP": soap,
+}
 
 
 def make_rival(name: str, model: nn.Module, total_steps: int, settings: dict[str, Any]) -> Rival:

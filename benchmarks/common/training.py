@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -42,8 +43,46 @@ def batch_order(count: int, batch_size: int, steps: int, seed: int) -> Tensor:  
     return order[: steps * batch_size].view(steps, batch_size)
 
 
-class Run:
-    """One network, one optimizer, one order of batches.
+class Loop:
+    """One network, one optimizer, one order of batches, whatever the data and the loss.
+
+    Args:
+        model: Trained in place.
+        optimizer: For its parameters.
+        loss: Of the model on the examples with these indices; a scalar with a graph behind it.
+        order: From `batch_order`, on the device of the data.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Steps, loss: Callable[[nn.Module, Tensor], Tensor], order: Tensor
+    ) -> None:
+        self.model, self.optimizer, self.loss, self.order = model, optimizer, loss, order
+        self.losses: list[float] = []
+        self.seconds = 0.0  # of training, evaluation left out
+        self.cpu_seconds = 0.0  # the same in processor time, which other processes do not lengthen
+
+    @property
+    def done(self) -> bool:
+        """Whether all batches were used."""
+        return len(self.losses) == len(self.order)
+
+    def advance(self, steps: int) -> None:
+        """Make up to so many more steps."""
+        started, cpu_started = time.perf_counter(), time.process_time()
+        losses = []
+        for indices in self.order[len(self.losses) : len(self.losses) + steps]:
+            self.optimizer.zero_grad()
+            loss = self.loss(self.model, indices)
+            loss.backward()
+            self.optimizer.step()
+            losses.append(loss.detach())
+        self.losses += torch.stack(losses).tolist() if losses else []  # waits for the device, so the time is whole
+        self.seconds += time.perf_counter() - started
+        self.cpu_seconds += time.process_time() - cpu_started
+
+
+class Run(Loop):
+    """A `Loop` on labelled images.
 
     Args:
         model: Trained in place.
@@ -53,27 +92,11 @@ class Run:
     """
 
     def __init__(self, model: nn.Module, optimizer: Steps, split: Split, order: Tensor) -> None:
-        self.model, self.optimizer, self.split, self.order = model, optimizer, split, order
-        self.losses: list[float] = []
-        self.seconds = 0.0  # of training, evaluation left out
+        super().__init__(model, optimizer, self._cross_entropy, order.to(split.train_x.device))
+        self.split = split
 
-    @property
-    def done(self) -> bool:
-        """Whether all batches were used."""
-        return len(self.losses) == len(self.order)
-
-    def advance(self, steps: int) -> None:
-        """Make up to so many more steps."""
-        started = time.perf_counter()
-        losses = []
-        for indices in self.order[len(self.losses) : len(self.losses) + steps].to(self.split.train_x.device):
-            self.optimizer.zero_grad()
-            loss = F.cross_entropy(self.model(self.split.train_x[indices]), self.split.train_y[indices])
-            loss.backward()
-            self.optimizer.step()
-            losses.append(loss.detach())
-        self.losses += torch.stack(losses).tolist() if losses else []  # waits for the device, so the time is whole
-        self.seconds += time.perf_counter() - started
+    def _cross_entropy(self, model: nn.Module, indices: Tensor) -> Tensor:
+        return F.cross_entropy(model(self.split.train_x[indices]), self.split.train_y[indices])
 
     @torch.no_grad()
     def accuracy(self) -> float:

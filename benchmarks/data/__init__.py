@@ -1,6 +1,16 @@
-"""Image data sets, whole and verified: `load` reads them, and fetches what is missing."""
+"""Image data sets and texts, whole and verified: `load` and `load_text` read them, and fetch what is missing."""
 
-from benchmarks.data.catalogue import DATASETS
-from benchmarks.data.loading import DataMissingError, Dataset, Split, data_root, load, prepare
+from benchmarks.data.catalogue import DATASETS, TEXTS
+from benchmarks.data.loading import DataMissingError, Dataset, Split, data_root, load, load_text, prepare
 
-__all__ = ["DATASETS", "DataMissingError", "Dataset", "Split", "data_root", "load", "prepare"]
+__all__ = [
+    "DATASETS",
+    "TEXTS",
+    "DataMissingError",
+    "Dataset",
+    "Split",
+    "data_root",
+    "load",
+    "load_text",
+    "prepare",
+]

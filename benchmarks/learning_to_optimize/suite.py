@@ -1,0 +1,140 @@
+"""What the stored runs of a task say when they are seen together: targets, speed-ups, who is best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.common.results import read_results
+from benchmarks.common.rivals import RIVALS
+from benchmarks.learning_to_optimize.measures import (
+    bootstrap,
+    interquartile_mean,
+    mean_curve,
+    speed_up,
+    steps_to,
+)
+from benchmarks.learning_to_optimize.optimizers import BASE, LEARNED, own_name
+from benchmarks.learning_to_optimize.store import FOLDER, Row
+from benchmarks.learning_to_optimize.tasks import GROUPS, TASKS
+
+ORDER = [*RIVALS, *reversed(LEARNED)]  # the one that this is all about comes last
+
+
+@dataclass(frozen=True)
+class TaskRuns:
+    """All runs of a task at one number of steps.
+
+    Args:
+        settings: Of the file.
+        rows: Of all optimizers and seeds.
+    """
+
+    settings: dict[str, Any]
+    rows: list[Row]
+
+    @property
+    def name(self) -> str:
+        """Of the task."""
+        return self.settings["task"]
+
+    @property
+    def steps(self) -> int:
+        """Of a whole run."""
+        return self.settings["steps"]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Optimizers that there are rows of, in the order of tables."""
+        return sorted({row["optimizer"] for row in self.rows}, key=rank)
+
+    def of(self, name: str) -> list[Row]:
+        """Rows of an optimizer, by seed."""
+        return sorted((row for row in self.rows if row["optimizer"] == name), key=lambda row: row["seed"])
+
+    def end(self, name: str) -> float:
+        """Mean final training loss over seeds; infinite if one diverged, or there is none."""
+        rows = self.of(name)
+        if not rows or any(row["diverged"] or row["final_loss"] is None for row in rows):
+            return math.inf
+        return mean(row["final_loss"] for row in rows)
+
+    @cached_property
+    def best_rival(self) -> str | None:
+        """The tuned rival with the lowest final training loss; None if there is none that ended well."""
+        ends = {name: self.end(name) for name in self.names if name in RIVALS}
+        best = min(ends, key=ends.__getitem__, default=None)
+        return best if best is not None and math.isfinite(ends[best]) else None
+
+    def speed_ups(self, name: str, base: str = BASE) -> list[float]:
+        """Over tuned AdamW in steps, per seed; none if AdamW is missing or diverged."""
+        base_end = self.end(base)
+        if not math.isfinite(base_end):
+            return []
+        curve = mean_curve([row["curve"] for row in self.of(base)])
+        return [
+            speed_up(row["curve"], self.steps, curve, base_end, None if row["diverged"] else row["final_loss"])
+            for row in self.of(name)
+        ]
+
+
+def steps_and_seconds(row: Row, target: float) -> tuple[int, float] | None:
+    """When a run first had a loss, in steps and in processor seconds (the trace of the graph included); None: never."""
+    if row["diverged"]:
+        return None
+    step = steps_to(row["curve"], target)
+    if step is None:
+        return None
+    per_step = row["cpu_ms_per_step"] / 1e3
+    once = max(0.0, row["cpu_seconds"] - per_step * row["steps"])
+    return step, once + step * per_step
+
+
+def rank(name: str) -> tuple[int, str]:
+    """Place of an optimizer in tables."""
+    own = own_name(name)
+    return (ORDER.index(own) if own in ORDER else len(ORDER), name)
+
+
+def read_suite(folder: Path = FOLDER) -> dict[int, list[TaskRuns]]:
+    """All stored runs by number of steps; files of tuning are left out."""
+    suites: dict[int, list[TaskRuns]] = {}
+    for path in sorted(folder.glob("*.json")):
+        results = read_results(path)
+        settings = results["settings"]
+        if not path.stem.endswith("_tuning") and settings["task"] in TASKS and results["rows"]:
+            suites.setdefault(settings["steps"], []).append(TaskRuns(settings, results["rows"]))
+    known = list(TASKS)
+    for some in suites.values():
+        some.sort(key=lambda runs: (GROUPS.index(runs.settings["group"]), known.index(runs.name)))
+    return dict(sorted(suites.items()))
+
+
+@dataclass(frozen=True)
+class Overall:
+    """Speed-up over AdamW on a suite: interquartile mean over tasks, with an interval over seeds."""
+
+    value: float
+    low: float
+    high: float
+    by_task: dict[str, float]
+
+
+def overall(suite: Iterable[TaskRuns], name: str, base: str = BASE) -> Overall | None:
+    """An optimizer on those tasks of a suite that it has rows of; None if there are none."""
+    speeds = {runs.name: runs.speed_ups(name, base) for runs in suite}
+    speeds = {task: values for task, values in speeds.items() if values}
+    if not speeds:
+        return None
+
+    def statistic(groups: list) -> float:
+        return interquartile_mean([float(sum(group) / len(group)) for group in groups])
+
+    low, high = bootstrap(list(speeds.values()), statistic)
+    by_task = {task: mean(values) for task, values in speeds.items()}
+    return Overall(interquartile_mean(list(by_task.values())), low, high, by_task)
