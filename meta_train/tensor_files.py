@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-HEADER = "weight_space"
+HEADER = "header"
 Tensors = dict[str, Tensor]
 
 

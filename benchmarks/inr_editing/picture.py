@@ -10,12 +10,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.weight_space.checkpoint import read_tensors
 from benchmarks.weight_space.config import configure
 from benchmarks.weight_space.folder import BEST, CONFIG
 from benchmarks.weight_space.inrs import load_or_fit
 from benchmarks.weight_space.pictures import before_after_target, draw
 from benchmarks.weight_space.session import make_trainer
+from meta_train.tensor_files import read_tensors
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.weight_space import checkpoint
 from benchmarks.weight_space.augment import augment
 from benchmarks.weight_space.config import Config
 from benchmarks.weight_space.folder import BEST, STATE, Progress, TrainingError, claim
@@ -23,6 +22,7 @@ from benchmarks.weight_space.log import Log
 from benchmarks.weight_space.samples import Samples
 from benchmarks.weight_space.step import backward_in_parts, generator, in_parts, learning_rate, number
 from benchmarks.weight_space.tasks import Task, as_float32
+from meta_train import tensor_files as checkpoint
 from ngopt.graph.neural_graph import NeuralGraph
 
 MOST_SKIPPED = 20  # steps without a finite gradient in a row

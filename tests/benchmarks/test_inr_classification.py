@@ -138,6 +138,6 @@ def test_an_option_that_a_model_does_not_take(encoder: str) -> None:
 
 
 def _tensors(path: Path) -> dict[str, list]:
-    from benchmarks.weight_space.checkpoint import read_tensors
+    from meta_train.tensor_files import read_tensors
 
     return {name: value.tolist() for name, value in read_tensors(path)[0].items()}

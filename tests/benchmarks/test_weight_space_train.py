@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.weight_space.checkpoint import read_tensors
 from benchmarks.weight_space.folder import BEST, STATE, TrainingError
 from benchmarks.weight_space.step import backward_in_parts, in_parts, learning_rate
 from benchmarks.weight_space.tasks import Classification
 from benchmarks.weight_space.train import Trainer
+from meta_train.tensor_files import read_tensors
 from tests.benchmarks.weight_space_cases import settings, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
