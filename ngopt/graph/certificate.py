@@ -23,6 +23,7 @@ from ngopt.graph.labelling import is_learned
 from ngopt.graph.symmetry import Generator, Symmetries
 
 TOLERANCE = 1e-7  # relative to the outputs' spread; right ones measure below 1e-9, wrong ones above 1e-3
+ROUNDING = 1e-10  # of a size: what differs by less differs by rounding alone
 
 
 class _NoDowncast(TorchDispatchMode):
@@ -108,11 +109,15 @@ def _places(module: nn.Module) -> set[str]:
 
 
 def relative_error(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """Largest difference between outputs, relative to their spread; infinite where one of them is not finite."""
+    """Largest difference between outputs, relative to their spread; infinite where one of them is not finite.
+
+    Outputs that are all equal but for rounding (all inputs alike) have no spread; then it is relative to their size.
+    """
     worst = 0.0
     for x, y in zip(before, after, strict=True):
         if x.numel():
-            spread = x.std(correction=0).item() or x.abs().max().item() or 1.0
+            size, spread = x.abs().max().item(), x.std(correction=0).item()
+            spread = (spread if spread > ROUNDING * size else size) or 1.0
             error = (x - y).abs().max().item() / spread
             worst = max(worst, error if error == error else float("inf"))
     return worst

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ngopt
+from ngopt.graph.certificate import TOLERANCE, relative_error
 from ngopt.graph.rules import RULES
 from tests.graph.checks import WRONG, traced, wrong_generators
 from tests.zoo.attention import RelativeBias, Residual, Wrapped
@@ -208,3 +209,20 @@ def test_rules_are_restored():
     with rule_for(aten.cumsum, as_if_pointwise):
         assert RULES[aten.cumsum] is as_if_pointwise
     assert before == RULES
+
+
+def test_equal_examples_are_no_reason_to_doubt():
+    """All rows alike: the outputs differ by rounding only, which a steep activation makes visible."""
+
+    class Sine(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sin(30 * x)
+
+    model = nn.Sequential(nn.Linear(2, 16), Sine(), nn.Linear(16, 16), Sine(), nn.Linear(16, 1))
+    graph = ngopt.trace(model, torch.zeros(2, 2))
+    assert [group.size for group in graph.groups if not group.frozen] == [16, 16]
+    ones = torch.ones(2).double()
+    assert relative_error([ones], [ones + 1e-15]) < TOLERANCE
+    assert relative_error([ones], [ones + 1e-3]) > TOLERANCE  # control
+    close = torch.tensor([1.0, 1.0 + 1e-6]).double()  # a small spread is one all the same
+    assert relative_error([close], [close.flip(0)]) > TOLERANCE
