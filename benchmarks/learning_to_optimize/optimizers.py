@@ -140,8 +140,8 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _ngoptimizer(pretrained: str, options: dict[str, Any], model: nn.Module, total_steps: int) -> Steps:
-    return ngopt.NGOptimizer(model, total_steps=total_steps, pretrained=pretrained, **options)
+def _ngoptimizer(pretrained: str, model: nn.Module, total_steps: int) -> Steps:
+    return ngopt.NGOptimizer(model, total_steps=total_steps, pretrained=pretrained)
 
 
 def _feed_forward_there() -> bool:
@@ -161,18 +161,20 @@ def _feed_forward(model: nn.Module, total_steps: int) -> Steps:
     return importlib.import_module("meta_train.feed_forward").make_optimizer(model, total_steps)
 
 
-for name, words, pretrained, options, small in (
-    (NGOPT, "NGOptimizer", "ngopt-base", {}, False),
-    (NO_GRAPH, "NGOptimizer, graph=False", "ngopt-base-no-graph", {"graph": False}, False),
-    (UNTRAINED, "NGOptimizer, untrained", "ngopt-base-untrained", {}, False),
-    ("NGOptimizer-ng-gnn", "NGOptimizer, NG-GNN", "ngopt-base-ng-gnn", {}, True),
-    ("NGOptimizer-ng-t", "NGOptimizer, NG-T", "ngopt-base-ng-t", {}, True),
+# Without the graph: the same directions, but gates read off each tensor alone, trained that way with the same budget.
+# (`graph=False` would leave no learned gates at all: that is the untrained rule.)
+for name, words, pretrained, small in (
+    (NGOPT, "NGOptimizer", "ngopt-base", False),
+    (NO_GRAPH, "NGOptimizer, no graph", "ngopt-base-no-graph", False),
+    (UNTRAINED, "NGOptimizer, untrained", "ngopt-base-untrained", False),
+    ("NGOptimizer-ng-gnn", "NGOptimizer, NG-GNN", "ngopt-base-ng-gnn", True),
+    ("NGOptimizer-ng-t", "NGOptimizer, NG-T", "ngopt-base-ng-t", True),
 ):
     register(
         Learned(
             name,
             words,
-            partial(_ngoptimizer, pretrained, options),
+            partial(_ngoptimizer, pretrained),
             partial(_checkpoint, pretrained),
             partial(_shipped, pretrained),
             small,

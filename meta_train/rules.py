@@ -1,0 +1,148 @@
+"""What meta-training asks of a learned optimizer, and ngopt's rule seen that way."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meta_train.theta import Theta
+from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
+from ngopt.optim.checkpoint import save_pretrained
+from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update
+
+State = dict[str, dict[str, Tensor]]
+
+
+class LearnedRule(nn.Module):
+    """A learned optimizer: meta-parameters, the state that it keeps for each parameter, and one pure step."""
+
+    def init_state(self, graph: NeuralGraph, name: str, weight: Tensor) -> dict[str, Tensor]:
+        """State of a parameter before its first step."""
+        raise NotImplementedError
+
+    def update(
+        self,
+        graph: NeuralGraph,
+        weights: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: Mapping[str, dict[str, Tensor]],
+        *,
+        step: int,
+        total_steps: int,
+    ) -> tuple[dict[str, Tensor], State]:
+        """What to add to each weight, and the new state. Differentiable in the meta-parameters."""
+        raise NotImplementedError
+
+    def parts(self) -> dict[str, Theta]:
+        """Masks (zero or one) of the parts that can be trained apart, by name."""
+        raise NotImplementedError
+
+    def outer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Meta-parameters in groups for the outer optimizer: decay pulls the rule back to where it started."""
+        return [{"params": list(self.parameters()), "weight_decay": weight_decay}]
+
+    def shrunk(self, theta: Theta, strength: float) -> Theta:
+        """These meta-parameters with their deviation from the hand-made start scaled: 1 changes nothing, 0 is it."""
+        raise NotImplementedError
+
+    def curves(self, theta: Theta) -> dict[str, list[float]]:
+        """Learned functions of the time in a run, for logs: values at equal distances from its start to its end."""
+        return {}
+
+    def save(self, theta: Theta, path: Path, card: Mapping[str, Any]) -> None:
+        """Write meta-parameters and model card."""
+        raise NotImplementedError
+
+
+def make_rule(kind: str, config: UpdateConfig) -> LearnedRule:
+    """A fresh rule of a kind that configs name."""
+    if kind == "feed_forward":
+        from meta_train.feed_forward import FeedForwardRule
+
+        return FeedForwardRule(seed=config.seed)
+    return NeuralGraphRule(config)
+
+
+class NeuralGraphRule(LearnedRule):
+    """`ngopt.optim.update` as a `LearnedRule`.
+
+    Args:
+        config: Settings of the rule.
+    """
+
+    def __init__(self, config: UpdateConfig | None = None) -> None:
+        super().__init__()
+        self.inner = UpdateRule(config)
+
+    def init_state(self, graph: NeuralGraph, name: str, weight: Tensor) -> dict[str, Tensor]:
+        """See `ngopt.optim.update.init_state`."""
+        return init_state(weight, _blocks(graph).get(name), self.inner.config)
+
+    def update(self, graph, weights, grads, state, *, step: int, total_steps: int):
+        """See `ngopt.optim.update.update`."""
+        return update(self.inner, graph, weights, grads, state, step=step, total_steps=total_steps)
+
+    def parts(self) -> dict[str, Theta]:
+        """``encoder``; ``directions``: gates of all directions; ``gain`` per tensor; ``schedule``."""
+        parts: dict[str, Theta] = {"encoder": {}, "directions": {}, "gain": {}, "schedule": {}}
+        for name, value in self.named_parameters():
+            if name.startswith("inner.encoder."):
+                parts["encoder"][name] = torch.ones_like(value)
+            elif name.startswith("inner.schedule."):
+                parts["schedule"][name] = torch.ones_like(value)
+            elif name.startswith("inner.heads.tensor_out."):
+                parts["gain"][name] = torch.zeros_like(value)
+                parts["gain"][name][-1] = 1.0
+                parts["directions"][name] = 1.0 - parts["gain"][name]
+            else:
+                parts["directions"][name] = torch.ones_like(value)
+        return parts
+
+    def outer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """The zero-initialised readouts decay, to the hand-made rule; the encoder does not."""
+        read = [value for name, value in self.named_parameters() if _is_readout(name)]
+        rest = [value for name, value in self.named_parameters() if not _is_readout(name)]
+        return [{"params": read, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+    def shrunk(self, theta: Theta, strength: float) -> Theta:
+        """The readouts, which start at zero, are scaled."""
+        return {name: value * (strength if _is_readout(name) else 1.0) for name, value in theta.items()}
+
+    def curves(self, theta: Theta) -> dict[str, list[float]]:
+        """The learned factor on the schedule, of runs of 100 and 1000 steps."""
+        schedule = copy.deepcopy(self.inner.schedule)
+        with torch.no_grad():
+            schedule.weight.copy_(theta["inner.schedule.weight"])
+            return {
+                f"schedule of {steps} steps": [float(schedule(round(k / 10 * steps), steps)) for k in range(11)]
+                for steps in (100, 1000)
+            }
+
+    def save(self, theta: Theta, path: Path, card: Mapping[str, Any]) -> None:
+        """See `ngopt.save_pretrained`."""
+        rule = copy.deepcopy(self)
+        rule.load_state_dict(theta)
+        save_pretrained(rule.inner, path, card=card)
+
+
+READOUTS = ("inner.heads.row.", "inner.heads.col.", "inner.heads.tensor_out.", "inner.schedule.")
+
+
+def _is_readout(name: str) -> bool:
+    return name.startswith(READOUTS)
+
+
+_cache: dict[int, dict[str, ParamBlock]] = {}
+
+
+def _blocks(graph: NeuralGraph) -> dict[str, ParamBlock]:
+    if id(graph) not in _cache:
+        _cache[id(graph)] = {block.name: block for block in graph.blocks}
+        weakref.finalize(graph, _cache.pop, id(graph), None)
+    return _cache[id(graph)]

@@ -1,0 +1,258 @@
+"""Meta-training: slots give gradients, the outer optimizer steps, validation chooses what is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meta_train.config import RunConfig
+from meta_train.estimators.pes import pes_gradient
+from meta_train.evaluate import Validation, score
+from meta_train.folder import RunFolder
+from meta_train.outer import Outer
+from meta_train.parallel import Processes
+from meta_train.rules import LearnedRule
+from meta_train.slots import (
+    Live,
+    Piece,
+    Plan,
+    advance,
+    enter,
+    first_plan,
+    next_plan,
+    perturbations_of,
+    steps_of,
+)
+from meta_train.tasks import FAMILIES, TaskError
+from meta_train.tensor_files import group, load_optimizer, optimizer_tensors, prefixed
+from meta_train.theta import Theta, mask_of
+
+logger = logging.getLogger(__name__)
+FAILED = -1.0  # in place of "this slot has a piece", where its task failed to build
+MAX_FAILURES = 20  # in a row, of one slot
+ON_DEVICE = ("average", "best", "accumulated")  # groups of a state; torch places the optimizer's itself
+
+
+@dataclass
+class Progress:
+    """Counters and the best of a run. All JSON values."""
+
+    iteration: int = 0
+    dropped: int = 0  # optimizees, or pairs, with losses that are not finite
+    steps: int = 0  # inner steps, summed over optimizees
+    cpu_seconds: float = 0.0  # of all processes
+    skipped_tasks: list[str] = field(default_factory=list)
+    best_score: float = math.inf
+    best_iteration: int = 0
+    best_strength: float = 0.0
+    best_table: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """A meta-training run.
+
+    Args:
+        config: Settings.
+        rule: A fresh rule; trained in place.
+        folder: Where states go; the run goes on from the last one there.
+        processes: That share the work.
+
+    Raises:
+        RunFolderError: The folder cannot be used.
+        ValueError: A family or part that does not exist.
+    """
+
+    def __init__(self, config: RunConfig, rule: LearnedRule, folder: RunFolder, processes: Processes) -> None:
+        self.config, self.rule, self.folder, self.processes = config, rule, folder, processes
+        named = [name for slot in config.slots for name in slot.families]
+        if unknown := sorted({*named, *config.evaluation.families} - FAMILIES.keys()):
+            raise ValueError(f"There are no task families {unknown}; these are known: {', '.join(sorted(FAMILIES))}.")
+        self.device = next(rule.parameters()).device
+        self.outer = Outer(rule, config.outer, config.iterations)
+        self.untrained: Theta = {name: value.detach().clone() for name, value in rule.named_parameters()}
+        self.masks = [mask_of(slot.train, rule.parts(), self.untrained) for slot in config.slots]
+        self.plans: list[Plan] = [first_plan(config, slot) for slot in range(len(config.slots))]
+        self.accumulated: dict[int, Tensor] = {
+            k: torch.zeros(slot.count, self.outer.size(), device=self.device)
+            for k, slot in enumerate(config.slots)
+            if slot.estimator == "pes"
+        }
+        self.live: dict[int, Live] = {}
+        self.failures = [0] * len(config.slots)
+        self.progress = Progress()
+        self.best: Theta = {name: value.clone() for name, value in self.untrained.items()}
+        self.validation = Validation(rule, config.evaluation, self.untrained) if processes.first else None
+        if (found := folder.load()) is not None:
+            self._resume(*found)
+        if processes.first:
+            folder.trim_log(self.progress.iteration)
+
+    @property
+    def done(self) -> bool:
+        """Whether all iterations were made."""
+        return self.progress.iteration >= self.config.iterations
+
+    def iterate(self) -> dict[str, Any]:
+        """One outer step; returns what to log. Every process must call it."""
+        started, busy = time.perf_counter(), time.process_time()
+        iteration, slots = self.progress.iteration, self.config.slots
+        theta = {name: value.detach() for name, value in self.rule.named_parameters()}
+        steps = [steps_of(self.config, plan, iteration) for plan in self.plans]
+        own = {slot: self._piece(slot, theta, steps[slot]) for slot in self.processes.owned(len(slots))}
+        seconds = time.process_time() - busy
+        sizes = self._piece_sizes()
+        packed = {slot: _pack(piece, sizes[slot], seconds / len(own)) for slot, piece in own.items()}
+        gathered = self.processes.gather(packed, [sum(size) + 2 for size in sizes])
+        total, row = torch.zeros(self.outer.size(), device=self.device), {"iteration": iteration + 1}
+        for slot, vector in enumerate(gathered):
+            self._absorb(slot, vector, steps[slot], total, row)
+        self.outer.step(total / len(slots), iteration)
+        self.progress.iteration += 1
+        row |= {"seconds": time.perf_counter() - started, "lr": self.outer.lr_at(iteration)}
+        row |= {"dropped": self.progress.dropped, "skipped": len(self.progress.skipped_tasks)}
+        return row
+
+    def evaluate(self) -> list[dict[str, Any]]:
+        """Validate the averaged rule at every strength, and keep the best. Only the first process does the work."""
+        assert self.validation is not None
+        rows = []
+        busy = time.process_time()
+        for strength in self.config.evaluation.strengths:
+            theta = self.rule.shrunk(self.outer.average, strength)
+            found = self.validation(theta)
+            value = score(found)
+            table = [
+                {"family": family, "horizon": horizon, **_versus(trained, untrained)}
+                for (family, horizon), (trained, untrained) in found.items()
+            ]
+            rows.append({"iteration": self.progress.iteration, "strength": strength, "score": value, "table": table})
+            if value < self.progress.best_score:
+                self.progress.best_score, self.progress.best_strength = value, strength
+                self.progress.best_iteration, self.progress.best_table = self.progress.iteration, table
+                self.best = {name: x.clone() for name, x in theta.items()}
+        self.progress.cpu_seconds += time.process_time() - busy
+        return rows
+
+    def save(self) -> None:
+        """Write the state. Every process must call it."""
+        plans = [dataclasses.asdict(plan) for plan in self.plans]
+        header = {"progress": dataclasses.asdict(self.progress), "plans": plans, "usual": self.outer.usual}
+        tensors = prefixed(
+            theta=dict(self.outer.params),
+            average=self.outer.average,
+            best=self.best,
+            optimizer=optimizer_tensors(self.outer.optimizer),
+            accumulated={str(slot): x for slot, x in self.accumulated.items()},
+        )
+        slots = {
+            slot: ({str(k): x for k, x in enumerate(live.stack.tensors())}, {"step": live.stack.step})
+            for slot, live in self.live.items()
+        }
+        self.folder.save(self.progress.iteration, (tensors, header), slots)
+
+    def _piece(self, slot: int, theta: Theta, steps: int) -> Piece | None:
+        """What one of our slots gives; None if its task fails to build."""
+        plan = self.plans[slot]
+        if slot not in self.live or self.live[slot].plan.run != plan.run:
+            try:
+                self.live[slot] = enter(self.rule, theta, self.config.slots[slot], plan)
+            except TaskError as error:
+                logger.warning("Skipped: %s", error)
+                return None
+        return advance(self.rule, theta, self.config, self.live[slot], steps, self._epsilon(slot))
+
+    def _epsilon(self, slot: int) -> Tensor | None:
+        if slot not in self.accumulated:
+            return None
+        return perturbations_of(self.config, slot, self.progress.iteration, self.masks[slot])
+
+    def _piece_sizes(self) -> list[tuple[int, int]]:
+        """For each slot, the length of its gradient on the wire, and of its meta-losses."""
+        return [
+            (0, 2 * slot.count) if slot.estimator == "pes" else (self.outer.size(), slot.count)
+            for slot in self.config.slots
+        ]
+
+    def _absorb(self, slot: int, vector: Tensor, steps: int, total: Tensor, row: dict[str, Any]) -> None:
+        """Add what a slot gave to the total gradient, count and log it, and move its plan on."""
+        plan, settings = self.plans[slot], self.config.slots[slot]
+        size, _ = self._piece_sizes()[slot]
+        flag, seconds, losses = vector[0], float(vector[1]), vector[2 + size :].to(self.device)
+        gradient = vector[2 : 2 + size].to(self.device)
+        self.progress.cpu_seconds += seconds
+        if float(flag) == FAILED:
+            self._count_failure(slot)
+            self.plans[slot] = next_plan(self.config, plan, 0)
+            return
+        self.failures[slot] = 0
+        dropped = int((~torch.isfinite(losses)).sum())
+        if (epsilon := self._epsilon(slot)) is not None:
+            self.accumulated[slot] += epsilon
+            gradient, dropped = pes_gradient(self.accumulated[slot], losses, settings.sigma)
+        self.progress.dropped += dropped
+        self.progress.steps += steps * len(losses)
+        normalised = self.outer.normalised(gradient * self.masks[slot], f"{settings.estimator} {plan.family}")
+        if normalised is None:
+            self.progress.dropped += 1
+        else:
+            total += normalised
+        kind = f"{slot} {settings.estimator} {plan.family}"
+        row[f"meta_loss/{kind}"] = float(losses[torch.isfinite(losses)].mean())
+        row[f"gradient_norm/{kind}"] = float(torch.linalg.vector_norm(gradient))
+        self.plans[slot] = next_plan(self.config, plan, steps)
+        if self.plans[slot].run != plan.run and slot in self.accumulated:
+            self.accumulated[slot].zero_()
+
+    def _count_failure(self, slot: int) -> None:
+        plan = self.plans[slot]
+        self.progress.skipped_tasks.append(f"{plan.family} {plan.task_seed}")
+        self.failures[slot] += 1
+        if self.failures[slot] >= MAX_FAILURES:
+            enter(self.rule, self.untrained, self.config.slots[slot], plan)  # raises what is wrong
+
+    def _resume(self, shared: tuple[dict[str, Tensor], dict[str, Any]], state: Any) -> None:
+        tensors, header = shared
+        self.progress = Progress(**header["progress"])
+        self.plans = [Plan(**plan) for plan in header["plans"]]
+        self.outer.usual = header["usual"]
+        with torch.no_grad():
+            for name, value in group(tensors, "theta").items():
+                self.outer.params[name].copy_(value)
+        tensors = {name: x.to(self.device) if name.split("/")[0] in ON_DEVICE else x for name, x in tensors.items()}
+        self.outer.average, self.best = group(tensors, "average"), group(tensors, "best")
+        self.accumulated = {int(slot): x for slot, x in group(tensors, "accumulated").items()}
+        load_optimizer(self.outer.optimizer, group(tensors, "optimizer"))
+        for slot in self.processes.owned(len(self.plans)):
+            plan = self.plans[slot]
+            if plan.step == plan.begin:
+                continue  # its run has not begun
+            live = enter(self.rule, self.untrained, self.config.slots[slot], dataclasses.replace(plan, begin=0))
+            values, own = self.folder.read(state / f"slot-{slot}.safetensors")
+            stack = live.stack.with_tensors(values[str(k)].to(self.device) for k in range(len(values)))
+            self.live[slot] = Live(plan, live.task, dataclasses.replace(stack, step=own["step"]))
+
+
+def _pack(piece: Piece | None, sizes: tuple[int, int], seconds: float) -> Tensor:
+    """A slot's piece as one vector: a flag, processor seconds, gradient, meta-losses."""
+    if piece is None:
+        return torch.tensor([FAILED, seconds, *[0.0] * sum(sizes)])
+    head = torch.tensor([1.0, seconds])
+    return torch.cat([head, piece.gradient.float().cpu(), piece.meta_losses.float().cpu()])
+
+
+def _versus(trained: Any, untrained: Any) -> dict[str, Any]:
+    """Final losses of two rules, as geometric means, and their ratio."""
+    return {
+        "untrained": math.exp(untrained.final),
+        "trained": math.exp(trained.final),
+        "ratio": math.exp(trained.final - untrained.final),
+        "mean_ratio": math.exp(trained.mean - untrained.mean),
+        "diverged": trained.diverged,
+    }
