@@ -21,8 +21,8 @@ from tqdm import tqdm
 from benchmarks.common.results import RESULTS, new_results, read_results, write_results
 from benchmarks.common.rivals import WARMUP, make_rival
 from benchmarks.common.training import Run, batch_order, final_loss, mean_loss, seed_everything
-from benchmarks.data import DATASETS, Split, load, prepare
 from benchmarks.models import MODELS
+from meta_train.data import DATASETS, Split, load, prepare
 
 GRID: dict[str, list[dict[str, Any]]] = {
     "AdamW": [

@@ -36,9 +36,9 @@ from benchmarks.common.training import (
     seed_everything,
     steps_to,
 )
-from benchmarks.data import DATASETS, Split, load, prepare
 from benchmarks.models import fm16
 from benchmarks.report import markdown_table, publish
+from meta_train.data import DATASETS, Split, load, prepare
 
 NGOPT = "NGOptimizer"
 NAMES = ("AdamW", "Muon", NGOPT)

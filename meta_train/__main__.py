@@ -71,7 +71,9 @@ def train(trainer: Trainer, until: int) -> None:
         if log is not None:
             log.iteration(row, progress.steps - before)
             if last or progress.iteration % config.evaluation.every == 0:
-                log.evaluation(trainer.evaluate(), trainer.rule, trainer.outer.average)
+                rows = trainer.evaluate()
+                assert trainer.validation is not None
+                log.evaluation(rows, trainer.rule, trainer.outer.average, trainer.validation.statistics)
             bar.set_postfix(best=f"{progress.best_score:+.4f}", dropped=progress.dropped)
         bar.update()
         if last or progress.iteration % config.checkpoint_every == 0 or progress.iteration == until:

@@ -48,6 +48,10 @@ def make_card(config: RunConfig, progress: Progress, command: Sequence[str]) -> 
         "skipped_tasks": len(progress.skipped_tasks),
         "versions": f"ngopt {ngopt.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
         "licence": "MIT",
-        "limits": "Meta-trained on networks of at most some 100,000 parameters and runs of at most the horizons "
-        "above; the learned deviation is bounded, so that elsewhere it stays near the hand-made rule.",
+        "limits": "Meta-trained on networks of at most some 100,000 parameters and runs of at most the horizons above; "
+        + (
+            "nothing bounds its steps elsewhere."
+            if config.kind == "feed_forward"
+            else "the learned deviation is bounded, so that elsewhere it stays near the hand-made rule."
+        ),
     }

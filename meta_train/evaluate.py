@@ -47,6 +47,7 @@ class Validation:
         self.rule, self.config = rule, config
         self.tasks: list[Task] = [draw(name, derive("validation", name)) for name in config.families]
         self.untrained = {name: value.clone() for name, value in untrained.items()}
+        self.statistics: dict[str, dict[str, float]] = {}  # by family, of the last run
         self._reference: dict[tuple[str, int], Curve] = {}
 
     def __call__(self, theta: Theta) -> dict[tuple[str, int], tuple[Curve, Curve]]:
@@ -64,7 +65,8 @@ class Validation:
     def _run(self, theta: Theta, task: Task, horizon: int) -> Curve:
         seed = derive("validation run", task.family, horizon)
         stack = start(self.rule, task, count=self.config.count, horizon=horizon, seed=seed)
-        _, losses = unroll(make_step(self.rule, task), theta, task, stack, horizon)
+        stack, losses = unroll(make_step(self.rule, task), theta, task, stack, horizon)
+        self.statistics[task.family] = self.rule.statistics(stack.state)
         logs = log_losses(losses)
         finite = torch.isfinite(logs).all(0)
         logs = torch.where(finite, logs, DIVERGED)

@@ -34,8 +34,10 @@ class Log:
                 self.writer.add_scalar(name if "/" in name else f"run/{name}", value, step)
         self.writer.add_scalar("run/inner_steps_per_second", inner_steps / max(1e-9, row["seconds"]), step)
 
-    def evaluation(self, rows: list[dict[str, Any]], rule: LearnedRule, theta: Theta) -> None:
-        """Log a validation, the sizes of the meta-parameters, and the learned schedule."""
+    def evaluation(
+        self, rows: list[dict[str, Any]], rule: LearnedRule, theta: Theta, statistics: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        """Log a validation, the sizes of the meta-parameters, the gates by family, and the learned schedule."""
         for row in rows:
             self.folder.append_log({"kind": "validation", **row})
             strength = f"strength {row['strength']:g}"
@@ -46,6 +48,9 @@ class Log:
         step = rows[0]["iteration"]
         for name, value in theta.items():
             self.writer.add_scalar(f"rms/{name}", float(value.square().mean().sqrt()), step)
+        for family, values in statistics.items():
+            for name, value in values.items():
+                self.writer.add_scalar(f"gates of {family}/{name}", value, step)
         for name, values in rule.curves(theta).items():
             for k, value in enumerate(values):
                 self.writer.add_scalar(f"{name}/at {k / (len(values) - 1):.1f} of the run", value, step)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from meta_train.theta import Theta
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
+from ngopt.optim.basis import BASIS
 from ngopt.optim.checkpoint import save_pretrained
 from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update
 
@@ -53,6 +54,10 @@ class LearnedRule(nn.Module):
 
     def curves(self, theta: Theta) -> dict[str, list[float]]:
         """Learned functions of the time in a run, for logs: values at equal distances from its start to its end."""
+        return {}
+
+    def statistics(self, state: State) -> dict[str, float]:
+        """What the state of optimizees says about what was learned, for logs."""
         return {}
 
     def save(self, theta: Theta, path: Path, card: Mapping[str, Any]) -> None:
@@ -123,6 +128,16 @@ class NeuralGraphRule(LearnedRule):
                 f"schedule of {steps} steps": [float(schedule(round(k / 10 * steps), steps)) for k in range(11)]
                 for steps in (100, 1000)
             }
+
+    def statistics(self, state: State) -> dict[str, float]:
+        """Mean gate of each direction and mean log gain, over tensors; spread of the gates over neurons."""
+        tensors = torch.cat([own["tensor_gates"].reshape(-1, BASIS + 1) for own in state.values()])
+        found = {f"tensor gate {k}": float(mean) for k, mean in enumerate(tensors[:, :BASIS].mean(0))}
+        found |= {"log gain": float(tensors[:, BASIS].mean()), "log gain, spread": float(tensors[:, BASIS].std())}
+        for side in ("row", "col"):
+            gates = [own[f"{side}_gates"].std(dim=-1).mean() for own in state.values() if f"{side}_gates" in own]
+            found[f"{side} gates, spread over neurons"] = float(torch.stack(gates).nanmean())
+        return found
 
     def save(self, theta: Theta, path: Path, card: Mapping[str, Any]) -> None:
         """See `ngopt.save_pretrained`."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.data import Split
+from meta_train.data import Split
 
 TAIL = 50  # steps that the final loss is averaged over
 EVALUATION_BATCH = 1000

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.data import DATASETS
 from benchmarks.inr_data.dataset import load
 from benchmarks.inr_data.making import Job, make
 from benchmarks.inr_data.manifest import read_manifest
 from benchmarks.inr_data.plan import SIZES, SPLITS, folder
 from benchmarks.inr_data.show import picture, table
+from meta_train.data import DATASETS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.data import DataMissingError
-from benchmarks.data import load as load_images
 from benchmarks.inr_data.manifest import MANIFEST, read_manifest
 from benchmarks.inr_data.plan import SPLITS, folder, originals
 from benchmarks.inr_data.shards import read_shard
 from benchmarks.inr_data.siren import Params
+from meta_train.data import DataMissingError
+from meta_train.data import load as load_images
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def load(
     Args:
         dataset: ``mnist``, ``fashion-mnist``, ``cifar10`` or ``digits``.
         size: ``smoke``, ``small``, ``medium`` or ``full``.
-        root: Data root; see `benchmarks.data.data_root`.
+        root: Data root; see `meta_train.data.data_root`.
         fetch: Whether `InrSet.images` may download images that are missing. Networks are never fetched or made here.
         below_floor: Keep networks that stayed below the PSNR floor; the manifest names them.
 

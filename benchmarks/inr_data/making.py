@@ -22,14 +22,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.common.results import write_text
-from benchmarks.data import Dataset
-from benchmarks.data import load as load_images
 from benchmarks.inr_data.fitting import Recipe, fit
 from benchmarks.inr_data.gradient import flops
 from benchmarks.inr_data.manifest import FIT, MANIFEST, new_manifest, read_manifest, write_manifest
 from benchmarks.inr_data.plan import SHARD, Shard, architecture, floor_of, folder, make_plan, originals
 from benchmarks.inr_data.shards import TEMPORARY, is_done, write_shard
 from benchmarks.inr_data.siren import HIDDEN, OMEGA, Params, initial
+from meta_train.data import Dataset
+from meta_train.data import load as load_images
 
 ATTEMPTS = 4  # at a network below the floor
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load as load_bytes
 
 from benchmarks.common.results import machine, versions, write_text
-from benchmarks.data.formats import sha256
 from benchmarks.inr_data.plan import SPLITS, Shard
+from meta_train.data.formats import sha256
 
 SCHEMA = 1
 MANIFEST, FIT = "manifest.json", "fit.json"

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.data import DATASETS, Dataset, data_root
 from benchmarks.inr_data.siren import HIDDEN, OMEGA, shapes
+from meta_train.data import DATASETS, Dataset, data_root
 
 SPLITS = ("train", "val", "test")
 SIZES = {  # images per split; val is taken from the official training images
@@ -67,7 +67,7 @@ def make_plan(data: Dataset, size: str, seed: int, augment: int = 0, shard: int 
     Copies come after all first fits and in files of their own, so a set can be augmented later without a new fit.
 
     Args:
-        data: From `benchmarks.data.load`.
+        data: From `meta_train.data.load`.
         size: Of `SIZES`.
         seed: Of the permutations that choose images.
         augment: Extra fits of each image of split train.

@@ -15,7 +15,7 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save
 from torch import Tensor
 
-from benchmarks.data.formats import sha256
+from meta_train.data.formats import sha256
 
 ENTRY = "ngopt_inr"  # one entry only: the order of several is not always the same
 TEMPORARY = ".tmp"

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="run directory of an editing run that has ended")
     parser.add_argument("--out", type=Path, help="PNG to write; default: docs/images/inr_editing_TASK_DATASET.png")
     parser.add_argument("--count", type=int, default=10, help="networks; default: 10")
-    parser.add_argument("--data-root", type=Path, help="where images and implicit networks are; see benchmarks.data")
+    parser.add_argument("--data-root", type=Path, help="where images and implicit networks are; see meta_train.data")
     arguments = parser.parse_args(argv)
     run = arguments.run
     if not (run / BEST).is_file():

@@ -11,12 +11,12 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.common.rivals import RIVALS
-from benchmarks.data import DataMissingError
 from benchmarks.learning_to_optimize.optimizers import LEARNED, NGOPT, available
 from benchmarks.learning_to_optimize.running import run
 from benchmarks.learning_to_optimize.store import FOLDER
 from benchmarks.learning_to_optimize.tasks import TASKS, Task, choose
 from benchmarks.learning_to_optimize.tuning import TUNED_STEPS, score, short, tune
+from meta_train.data import DataMissingError
 
 PROGRAM = "python -m benchmarks.learning_to_optimize"
 SMOKE_STEPS = 20

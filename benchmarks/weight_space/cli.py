@@ -75,7 +75,7 @@ def make_parser(suite: str) -> argparse.ArgumentParser:
     group.add_argument("--smoke", action="store_true", help="size smoke: does it run at all? Seconds")
     group.add_argument("--out", type=Path, default=Path("runs"), help="folder of all run directories")
     group.add_argument("--results", type=Path, help="folder of the result files; default: benchmarks/results")
-    group.add_argument("--data-root", type=Path, help="where images and implicit networks are; see benchmarks.data")
+    group.add_argument("--data-root", type=Path, help="where images and implicit networks are; see meta_train.data")
     return parser
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any
 
-from benchmarks.data import DATASETS
+from meta_train.data import DATASETS
 
 SIZES = ("smoke", "small", "medium", "full")
 MLPS = ("mlp", "mlp_aug")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.data import DataMissingError
 from benchmarks.inr_data.dataset import InrSet, load
 from benchmarks.inr_data.making import Job, make
+from meta_train.data import DataMissingError
 
 
 def load_or_fit(dataset: str, size: str, root: Path | None) -> dict[str, InrSet]:

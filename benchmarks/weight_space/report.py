@@ -19,11 +19,11 @@ from typing import Any
 
 from benchmarks.common.pages import PAGES, fill_pages
 from benchmarks.common.results import RESULTS, read_results
-from benchmarks.data import DATASETS
 from benchmarks.weight_space.charts import draw_results
 from benchmarks.weight_space.config import SIZES, TASKS
 from benchmarks.weight_space.rows import result_path
 from benchmarks.weight_space.tables import MEASURES, suite_page, summary
+from meta_train.data import DATASETS
 
 SUMMARY = "weight_space"
 

@@ -98,7 +98,7 @@ def _replaced(finite: Tensor, stack: Stack) -> Stack:
     """Dropped optimizees become copies of one that is not: zero times the infinite derivative of theirs is not zero."""
     if finite.all():
         return stack
-    order = torch.where(finite, torch.arange(len(finite)), int(finite.int().argmax()))
+    order = torch.where(finite, torch.arange(len(finite), device=finite.device), finite.int().argmax())
     return stack.with_tensors(x[order] for x in stack.tensors())
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.data import load
+from meta_train.data import load
 from meta_train.tasks.base import Batch
 from meta_train.tasks.drawing import example_of
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.data.catalogue import CIFAR10, MNIST, File, Spec
-from benchmarks.data.cifar_png import BATCHES, TEST, TEST_LABELS, TRAIN_LABELS
-from benchmarks.data.formats import md5, sha256, write_cifar, write_idx
+from meta_train.data.catalogue import CIFAR10, MNIST, File, Spec
+from meta_train.data.cifar_png import BATCHES, TEST, TEST_LABELS, TRAIN_LABELS
+from meta_train.data.formats import md5, sha256, write_cifar, write_idx
 
 
 def arrays(shape: tuple[int, ...], train: int, test: int) -> list[np.ndarray]:

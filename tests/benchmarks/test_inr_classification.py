@@ -11,13 +11,13 @@ import torch
 
 import ngopt.encoder
 from benchmarks.common.results import read_results
-from benchmarks.data import DataMissingError
 from benchmarks.weight_space.baselines import FlatMLP
 from benchmarks.weight_space.cli import main
 from benchmarks.weight_space.config import ENCODERS, MLPS, ConfigError
 from benchmarks.weight_space.folder import BEST, STATE, TrainingError
 from benchmarks.weight_space.models import build_model
 from benchmarks.weight_space.tasks import Classification
+from meta_train.data import DataMissingError
 from tests.benchmarks.weight_space_cases import settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")

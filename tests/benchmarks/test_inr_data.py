@@ -7,12 +7,12 @@ import torch
 from torch.func import functional_call
 
 import ngopt
-from benchmarks.data import load as load_images
 from benchmarks.inr_data import Params, Siren, coordinates, initial, render
 from benchmarks.inr_data.fitting import Recipe, fit, psnr
 from benchmarks.inr_data.gradient import SirenGradient, flops, sine_cosine
 from benchmarks.inr_data.plan import originals
 from benchmarks.inr_data.siren import shapes, state
+from meta_train.data import load as load_images
 
 
 def digits(count: int) -> torch.Tensor:

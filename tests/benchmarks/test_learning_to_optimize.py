@@ -18,15 +18,15 @@ from benchmarks.common.results import new_results, read_results, write_results
 from benchmarks.common.rivals import RIVALS, make_rival, schedule_free
 from benchmarks.common.schedules import SCHEDULES
 from benchmarks.common.training import batch_order
-from benchmarks.data import DataMissingError, data_root, load_text
-from benchmarks.data.catalogue import MOBY_DICK, SPECS, TEXTS
-from benchmarks.data.loading import locate
 from benchmarks.learning_to_optimize import bars, grid, measures, optimizers, running, suite, tables, tuning
 from benchmarks.learning_to_optimize.cli import main, too_large
 from benchmarks.learning_to_optimize.report import all_tables
 from benchmarks.learning_to_optimize.store import runs_path, tuning_path
 from benchmarks.learning_to_optimize.tasks import TASKS, Data, Task, choose, sources
 from benchmarks.learning_to_optimize.training import make_loop, outcome
+from meta_train.data import DataMissingError, data_root, load_text
+from meta_train.data.catalogue import MOBY_DICK, SPECS, TEXTS
+from meta_train.data.loading import locate
 
 UNTRAINED = optimizers.UNTRAINED
 SETTINGS = {"SGD": {"lr": 0.05}, "Muon": {"lr": 0.02, "adam_lr": 0.004}}
@@ -45,7 +45,7 @@ def need(task: Task) -> None:
     """Skip a test whose data are not on this machine."""
     spec = (SPECS | TEXTS).get(task.data_set)
     if spec is not None and locate(spec, data_root()) is None:
-        pytest.skip(f"{task.data_set} is missing: python -m benchmarks.data fetch {task.data_set}")
+        pytest.skip(f"{task.data_set} is missing: python -m meta_train.data fetch {task.data_set}")
 
 
 # ---- tasks

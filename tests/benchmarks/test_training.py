@@ -17,7 +17,7 @@ from benchmarks.common.training import (
     seed_everything,
     steps_to,
 )
-from benchmarks.data import Split
+from meta_train.data import Split
 
 
 def blobs() -> Split:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.data import load, load_text, prepare
 from benchmarks.learning_to_optimize.tasks.base import Data
+from meta_train.data import load, load_text, prepare
 
 CIFAR_HOLDOUT = 5_000
 SEED = 0  # of the shuffles that part small data sets

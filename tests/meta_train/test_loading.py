@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.data import DATASETS, DataMissingError, data_root, load, loading, prepare
+from meta_train.data import DATASETS, DataMissingError, data_root, load, loading, prepare
 from tests.benchmarks.synthetic import cifar_data, idx_data, write_all
 
 

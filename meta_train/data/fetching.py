@@ -9,13 +9,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.data.catalogue import Spec
-from benchmarks.data.cifar_png import binary_batches
-from benchmarks.data.debian import deb_files, download_deb, tar_files
-from benchmarks.data.download import download
-from benchmarks.data.formats import md5, sha256
-from benchmarks.data.loading import DataMissingError, what_is_missing
-from benchmarks.data.npm import tarball
+from meta_train.data.catalogue import Spec
+from meta_train.data.cifar_png import binary_batches
+from meta_train.data.debian import deb_files, download_deb, tar_files
+from meta_train.data.download import download
+from meta_train.data.formats import md5, sha256
+from meta_train.data.loading import DataMissingError, what_is_missing
+from meta_train.data.npm import tarball
 
 Files = dict[str, bytes]  # contents by base name
 Source = tuple[str, Callable[[Path], Files]]  # what to call it, and how to get its files with the help of a folder

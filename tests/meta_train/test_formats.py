@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.data.formats import parse_cifar, parse_idx, uncompressed, write_cifar, write_idx
+from meta_train.data.formats import parse_cifar, parse_idx, uncompressed, write_cifar, write_idx
 from tests.benchmarks.synthetic import arrays
 
 

@@ -1,7 +1,7 @@
 """Image data sets and texts, whole and verified: `load` and `load_text` read them, and fetch what is missing."""
 
-from benchmarks.data.catalogue import DATASETS, TEXTS
-from benchmarks.data.loading import DataMissingError, Dataset, Split, data_root, load, load_text, prepare
+from meta_train.data.catalogue import DATASETS, TEXTS
+from meta_train.data.loading import DataMissingError, Dataset, Split, data_root, load, load_text, prepare
 
 __all__ = [
     "DATASETS",

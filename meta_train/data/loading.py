@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.data.catalogue import DATASETS, SPECS, TEXTS, File, Spec
-from benchmarks.data.formats import parse_cifar, parse_idx, sha256, uncompressed
+from meta_train.data.catalogue import DATASETS, SPECS, TEXTS, File, Spec
+from meta_train.data.formats import parse_cifar, parse_idx, sha256, uncompressed
 
 ROOT_VARIABLE = "NGOPT_DATA"
 DIGITS_TEST = 360  # of the 1,797 digits
@@ -97,7 +97,7 @@ def read_verified(spec: Spec, root: Path, *, fetch: bool) -> list[bytes]:
     if locate(spec, root) is None:
         if not fetch:
             raise DataMissingError(what_is_missing(spec, root))
-        from benchmarks.data.fetching import fetch as fetch_missing
+        from meta_train.data.fetching import fetch as fetch_missing
 
         fetch_missing(spec, root)
     paths = locate(spec, root)

@@ -1,7 +1,7 @@
 """Fetch, check and list data sets.
 
-python -m benchmarks.data fetch mnist fashion-mnist cifar10 moby-dick
-python -m benchmarks.data list
+python -m meta_train.data fetch mnist fashion-mnist cifar10 moby-dick
+python -m meta_train.data list
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.data.catalogue import DATASETS, SPECS, TEXTS
-from benchmarks.data.loading import DataMissingError, data_root, load, load_text, locate
+from meta_train.data.catalogue import DATASETS, SPECS, TEXTS
+from meta_train.data.loading import DataMissingError, data_root, load, load_text, locate
 
 KNOWN = (*DATASETS, *TEXTS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description="Fetch and list data sets.")
+    parser = argparse.ArgumentParser(prog="python -m meta_train.data", description="Fetch and list data sets.")
     parser.add_argument("command", choices=("fetch", "list"))
     parser.add_argument("names", nargs="*", help=f"of {', '.join(KNOWN)}; default: all", metavar="NAME")
     parser.add_argument("--root", help="data root; default: $NGOPT_DATA, or ~/.cache/ngopt/data")

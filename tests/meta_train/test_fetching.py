@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.data import DATASETS, DataMissingError, debian, fetching, load, npm
-from benchmarks.data.catalogue import SPECS, NpmPackage
-from benchmarks.data.cifar_png import binary_batches
-from benchmarks.data.download import download
-from benchmarks.data.formats import sha256
+from meta_train.data import DATASETS, DataMissingError, debian, fetching, load, npm
+from meta_train.data.catalogue import SPECS, NpmPackage
+from meta_train.data.cifar_png import binary_batches
+from meta_train.data.download import download
+from meta_train.data.formats import sha256
 from tests.benchmarks.synthetic import ar, cifar_data, idx_data, png_package, tar, write_all
 
 
