@@ -44,6 +44,7 @@ class UpdateConfig:
         orthogonal: How the momentum is orthogonalised.
         output_scale: Factor on the step of weights that write to the network's outputs.
         vector_scale: Step of biases, norm scales, embeddings and tables, relative to the learning rate.
+        horizon_power: Steps grow as runs get shorter, by this power of their length.
         warmup_steps: Steps over which the built-in schedule rises to one.
         dense_steps: The gates are refreshed in every one of the first so many steps.
         refresh_every: And then every so many steps.
@@ -63,6 +64,7 @@ class UpdateConfig:
     orthogonal: OrthogonalConfig = field(default_factory=OrthogonalConfig)
     output_scale: float = 0.5
     vector_scale: float = 0.08
+    horizon_power: float = 0.0
     warmup_steps: int = 20
     dense_steps: int = 30
     refresh_every: int = 10
@@ -81,7 +83,7 @@ class UpdateConfig:
         for name in ("momentum", "second_moment"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name}={getattr(self, name)!r} must lie in [0, 1).")
-        for name in ("output_scale", "vector_scale", "gate_bound", "gain_bound", "schedule_bound"):
+        for name in ("output_scale", "vector_scale", "horizon_power", "gate_bound", "gain_bound", "schedule_bound"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0.0):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be finite and not negative.")
         if self.encoder not in ENCODERS:

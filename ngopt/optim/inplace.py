@@ -17,7 +17,7 @@ from ngopt.optim.gates import Gates
 from ngopt.optim.item import Item
 from ngopt.optim.plan import in_state_dtype, option, plan_all
 from ngopt.optim.rule import ParamState, UpdateRule
-from ngopt.optim.schedule import is_refresh, warmup_and_decay
+from ngopt.optim.schedule import horizon_factor, is_refresh, warmup_and_decay
 from ngopt.optim.step_large import step_large_
 from ngopt.optim.step_small import step_packed_
 
@@ -44,7 +44,8 @@ def update_(
     plans = plan_all(graph, gradients, config)
     factor = 1.0
     if scheduled:
-        factor = warmup_and_decay(step, total_steps, config.warmup_steps) * float(rule.schedule(step, total_steps))
+        factor = warmup_and_decay(step, total_steps, config.warmup_steps)
+        factor *= horizon_factor(total_steps, config.horizon_power) * float(rule.schedule(step, total_steps))
     items = []
     for name, plan in plans.items():
         rate = option(lr, name) * factor

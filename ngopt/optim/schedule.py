@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from ngopt.optim.config import UpdateConfig
 
+REFERENCE = 1000  # steps of a run for which the default learning rate is meant
+LARGEST = 5.0  # factor between runs of other lengths
+
 
 def warmup_and_decay(step: int, total_steps: int | None, warmup_steps: int) -> float:
     """Rise over the first steps, then fall in a line, to zero where the horizon is known.
@@ -25,6 +28,15 @@ def warmup_and_decay(step: int, total_steps: int | None, warmup_steps: int) -> f
     """
     rise = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     return rise * (1.0 if total_steps is None else max(0.0, 1.0 - step / total_steps))
+
+
+def horizon_factor(total_steps: int | None, power: float) -> float:
+    """Larger steps in shorter runs, ``(REFERENCE / T) ** power``, one without a horizon.
+
+    The best constant rate of stochastic gradient descent falls like ``1 / sqrt(T)``, also under a linear decay (Defazio
+    et al. 2023, "Optimal linear decay learning rate schedules and further refinements", arXiv:2310.07831).
+    """
+    return 1.0 if total_steps is None else min(LARGEST, max(1.0 / LARGEST, (REFERENCE / total_steps) ** power))
 
 
 def is_refresh(step: int, config: UpdateConfig) -> bool:

@@ -28,7 +28,7 @@ from ngopt.optim.gates import Gates, combine
 from ngopt.optim.inplace import update_
 from ngopt.optim.plan import in_state_dtype, option, plan_all, plan_param
 from ngopt.optim.rule import ParamState, UpdateRule
-from ngopt.optim.schedule import is_refresh, warmup_and_decay
+from ngopt.optim.schedule import horizon_factor, is_refresh, warmup_and_decay
 
 __all__ = [
     "DEFAULT_LR",
@@ -119,7 +119,9 @@ def update(
 
     factor: float | Tensor = 1.0
     if scheduled:
-        factor = warmup_and_decay(step, total_steps, config.warmup_steps) * rule.schedule(step, total_steps).double()
+        given = warmup_and_decay(step, total_steps, config.warmup_steps)
+        given *= horizon_factor(total_steps, config.horizon_power)
+        factor = given * rule.schedule(step, total_steps).double()
     updates = {}
     for name, plan in plans.items():
         own = new_state[name]

@@ -11,7 +11,7 @@ from torch import nn
 import ngopt
 from ngopt.optim import reference
 from ngopt.optim.plan import plan_graph
-from ngopt.optim.schedule import is_refresh, warmup_and_decay
+from ngopt.optim.schedule import horizon_factor, is_refresh, warmup_and_decay
 from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update, update_
 from tests.optim.update_cases import (
     CASES,
@@ -186,6 +186,22 @@ def test_schedule_rises_then_falls_to_zero() -> None:
     assert all(v == 0 for v in values[100:])
     assert warmup_and_decay(10_000, None, 20) == 1.0
     assert warmup_and_decay(0, None, 0) == 1.0
+
+
+def test_steps_grow_as_runs_get_shorter() -> None:
+    assert horizon_factor(1000, 0.5) == horizon_factor(None, 0.5) == horizon_factor(100, 0.0) == 1.0
+    assert horizon_factor(250, 0.5) == pytest.approx(2.0)
+    assert horizon_factor(1, 0.5) == 1.0 / horizon_factor(10**9, 0.5) == 5.0
+    model, x, graph = make("mlp")
+    start = dict(model.named_parameters())
+    for in_place in (False, True):
+        plain, scaled = (
+            last(run(model, x, graph, UpdateRule(UpdateConfig(horizon_power=power)).double(), 1, in_place=in_place,
+                     total_steps=250))[0]
+            for power in (0.0, 0.5)
+        )  # fmt: skip
+        for name, w in start.items():
+            torch.testing.assert_close(scaled[name] - w, 2.0 * (plain[name] - w), rtol=1e-9, atol=1e-12)
 
 
 @given(step=st.integers(0, 5000), total=st.integers(1, 4000), scale=st.floats(-50, 50))
