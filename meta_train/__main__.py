@@ -26,6 +26,7 @@ from meta_train.parallel import Processes
 from meta_train.rules import make_rule
 from meta_train.tasks import TaskError
 from meta_train.trainer import Trainer
+from ngopt.errors import CheckpointError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,14 +46,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         processes = Processes()
         out = arguments.out or Path("runs/meta_train") / config.name
         folder = RunFolder(out, config, processes)
-        rule = make_rule(config.kind, config.rule).to(arguments.device or processes.device())
+        rule = make_rule(config.kind, config.rule, config.init).to(arguments.device or processes.device())
         trainer = Trainer(config, rule, folder, processes)
         train(trainer, min(config.iterations, arguments.until or config.iterations))
         if processes.first and trainer.done:
             command = ["python", "-m", "meta_train", *(sys.argv[1:] if argv is None else argv)]
             print(finish(trainer, command))
         processes.close()
-    except (ConfigError, RunFolderError, TaskError, ImportError, OSError, ValueError) as error:
+    except (CheckpointError, ConfigError, RunFolderError, TaskError, ImportError, OSError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")
 
 
@@ -64,6 +65,8 @@ def train(trainer: Trainer, until: int) -> None:
     bar = tqdm(
         total=config.iterations, initial=progress.iteration, desc=config.name, disable=not first, file=sys.stderr
     )
+    if log is not None and config.init and progress.iteration == 0:
+        trainer.evaluate()  # what it starts from may be the best
     while progress.iteration < until:
         before = progress.steps
         row = trainer.iterate()

@@ -11,12 +11,14 @@ import torch
 import ngopt
 from meta_train.config import RunConfig
 from meta_train.trainer import Progress
+from ngopt.optim.checkpoint import read_card
 
 DATA = {
     "mnist": "MNIST and Fashion-MNIST, the first 50,000 training images of each, at 8 x 8 to 28 x 28 pixels",
     "text": "the text of Python's pydoc topics",
     "tables": "scikit-learn's diabetes and linnerud tables",
 }
+STARTED_FROM = ("kind", "outer_steps", "inner_steps", "cpu_hours", "selected")
 TEXT_FAMILIES, TABLE_FAMILIES = ("language",), ("tabular",)
 
 
@@ -26,17 +28,19 @@ def make_card(config: RunConfig, progress: Progress, command: Sequence[str]) -> 
     data = [DATA["text"]] if set(families) & set(TEXT_FAMILIES) else []
     data += [DATA["tables"]] if set(families) & set(TABLE_FAMILIES) else []
     data += [DATA["mnist"]] if set(families) - set(TEXT_FAMILIES) - set(TABLE_FAMILIES) else []
+    earlier = read_card(config.init) if config.init else {}
     horizons = [h for slot in config.slots for h in slot.horizon]
     return {
         "status": "meta-trained",
         "kind": config.kind if config.rule.neuron_gates else f"{config.kind}, without the graph (per-tensor gates)",
-        "made_by": " ".join(command),
+        "made_by": " && ".join([*([earlier["made_by"]] if earlier else []), " ".join(command)]),
         "tasks": ", ".join(families),
         "training_data": "; ".join(sorted(data)) + ". No test set, no CIFAR-10",
         "horizons": f"{min(horizons)} to {max(horizons)} steps",
         "outer_steps": config.iterations,
         "inner_steps": progress.steps,
         "cpu_hours": round(progress.cpu_seconds / 3600, 2),
+        **({"started_from": {key: earlier.get(key) for key in STARTED_FROM}} if earlier else {}),
         "gpu_hours": 0,
         "seed": config.seed,
         "selected": f"iteration {progress.best_iteration}, {progress.best_strength:g} of the learned deviation, by "

@@ -151,6 +151,8 @@ class RunConfig:
         seed: Fixes everything.
         iterations: Outer steps.
         kind: ``"neural_graph"``: ngopt's rule; ``"feed_forward"``: a per-weight MLP.
+        init: Checkpoint to start from, a path or the name of a shipped one; empty: the hand-made rule. A rule with the
+            graph can start from one without: it is the same rule until its neurons' gates move.
         checkpoint_every: Iterations between checkpoints.
         rule: Settings of ngopt's rule.
         objective: The meta-loss.
@@ -163,6 +165,7 @@ class RunConfig:
     seed: int = 0
     iterations: int = 100
     kind: str = "neural_graph"
+    init: str = ""
     checkpoint_every: int = 10
     rule: UpdateConfig = field(default_factory=UpdateConfig)
     objective: Objective = field(default_factory=Objective)

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from meta_train.theta import Theta
+from ngopt.errors import CheckpointError
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
 from ngopt.optim.basis import BASIS
-from ngopt.optim.checkpoint import save_pretrained
+from ngopt.optim.checkpoint import load_pretrained, save_pretrained
+from ngopt.optim.gates import TENSOR_FEATURES
 from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update
 
 State = dict[str, dict[str, Tensor]]
@@ -65,13 +67,22 @@ class LearnedRule(nn.Module):
         raise NotImplementedError
 
 
-def make_rule(kind: str, config: UpdateConfig) -> LearnedRule:
-    """A fresh rule of a kind that configs name."""
+def make_rule(kind: str, config: UpdateConfig, init: str = "") -> LearnedRule:
+    """A rule of a kind that configs name, fresh or from a checkpoint.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or it does not fit.
+    """
     if kind == "feed_forward":
         from meta_train.feed_forward import FeedForwardRule
 
+        if init:
+            raise CheckpointError("init: a feed-forward rule starts from its random initial values only.")
         return FeedForwardRule(seed=config.seed)
-    return NeuralGraphRule(config)
+    rule = NeuralGraphRule(config)
+    if init:
+        rule.start_from(load_pretrained(init))
+    return rule
 
 
 class NeuralGraphRule(LearnedRule):
@@ -84,6 +95,20 @@ class NeuralGraphRule(LearnedRule):
     def __init__(self, config: UpdateConfig | None = None) -> None:
         super().__init__()
         self.inner = UpdateRule(config)
+
+    def start_from(self, source: UpdateRule) -> None:
+        """Take over the meta-parameters of another rule, and be the same function as it is.
+
+        Raises:
+            CheckpointError: It has other sizes.
+        """
+        try:
+            self.inner.load_state_dict(source.state_dict())
+        except RuntimeError as error:
+            raise CheckpointError(f"init: the checkpoint's sizes are not those of this config: {error}") from error
+        if self.inner.config.neuron_gates and not source.config.neuron_gates:
+            with torch.no_grad():  # it never saw its embeddings, and their weights still have random values
+                self.inner.heads.tensor_in.weight[:, TENSOR_FEATURES:] = 0.0
 
     def init_state(self, graph: NeuralGraph, name: str, weight: Tensor) -> dict[str, Tensor]:
         """See `ngopt.optim.update.init_state`."""

@@ -76,7 +76,8 @@ class Trainer:
             raise ValueError(f"There are no task families {unknown}; these are known: {', '.join(sorted(FAMILIES))}.")
         self.device = next(rule.parameters()).device
         self.outer = Outer(rule, config.outer, config.iterations)
-        self.untrained: Theta = {name: value.detach().clone() for name, value in rule.named_parameters()}
+        initial: Theta = {name: value.detach().clone() for name, value in rule.named_parameters()}
+        self.untrained = rule.shrunk(initial, 0.0)
         self.masks = [mask_of(slot.train, rule.parts(), self.untrained) for slot in config.slots]
         self.plans: list[Plan] = [first_plan(config, slot) for slot in range(len(config.slots))]
         self.accumulated: dict[int, Tensor] = {
@@ -87,7 +88,7 @@ class Trainer:
         self.live: dict[int, Live] = {}
         self.failures = [0] * len(config.slots)
         self.progress = Progress()
-        self.best: Theta = {name: value.clone() for name, value in self.untrained.items()}
+        self.best: Theta = {name: value.clone() for name, value in initial.items()}
         self.validation = Validation(rule, config.evaluation, self.untrained) if processes.first else None
         if (found := folder.load()) is not None:
             self._resume(*found)
