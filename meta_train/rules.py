@@ -126,7 +126,7 @@ class NeuralGraphRule(LearnedRule):
                 parts["encoder"][name] = torch.ones_like(value)
             elif name.startswith("inner.schedule."):
                 parts["schedule"][name] = torch.ones_like(value)
-            elif name.startswith("inner.heads.tensor_out."):
+            elif name.startswith(("inner.heads.tensor_out.", "inner.heads.tensor_direct.")):
                 parts["gain"][name] = torch.zeros_like(value)
                 parts["gain"][name][-1] = 1.0
                 parts["directions"][name] = 1.0 - parts["gain"][name]
@@ -160,7 +160,11 @@ class NeuralGraphRule(LearnedRule):
         found = {f"tensor gate {k}": float(mean) for k, mean in enumerate(tensors[:, :BASIS].mean(0))}
         found |= {"log gain": float(tensors[:, BASIS].mean()), "log gain, spread": float(tensors[:, BASIS].std())}
         for side in ("row", "col"):
-            gates = [own[f"{side}_gates"].std(dim=-1).mean() for own in state.values() if f"{side}_gates" in own]
+            gates = [
+                own[f"{side}_gates"].std(dim=-1, correction=0).mean()
+                for own in state.values()
+                if f"{side}_gates" in own
+            ]
             found[f"{side} gates, spread over neurons"] = float(torch.stack(gates).nanmean())
         return found
 
@@ -171,7 +175,13 @@ class NeuralGraphRule(LearnedRule):
         save_pretrained(rule.inner, path, card=card)
 
 
-READOUTS = ("inner.heads.row.", "inner.heads.col.", "inner.heads.tensor_out.", "inner.schedule.")
+READOUTS = (
+    "inner.heads.row.",
+    "inner.heads.col.",
+    "inner.heads.tensor_out.",
+    "inner.heads.tensor_direct.",
+    "inner.schedule.",
+)
 
 
 def _is_readout(name: str) -> bool:

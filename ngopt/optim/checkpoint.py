@@ -166,8 +166,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     remedy = "Download or write it again with ngopt.save_pretrained."
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+        start = file.read(9)
+    # A safetensors file has the length of its header first, which can begin like a pickle, and then a brace.
+    if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
         raise CheckpointError(f"{path} is a pickle (torch.save), which ngopt never reads: it could run code. {remedy}")
     if size > MAX_BYTES:
         raise CheckpointError(f"{path} has {size} bytes, too many for an ngopt checkpoint. {remedy}")

@@ -120,13 +120,18 @@ class GateHeads(nn.Module):
         self.col = nn.Linear(config.embedding, 2 * BASIS, bias=False)
         self.tensor_in = nn.Linear(TENSOR_FEATURES + 2 * config.embedding, HIDDEN)
         self.tensor_out = nn.Linear(HIDDEN, BASIS + 1)
-        for layer in (self.row, self.col, self.tensor_out):
+        # Kind, size and depth of a tensor decide much by themselves: a direct way makes them quick to learn.
+        self.tensor_direct = nn.Linear(TENSOR_FEATURES, BASIS + 1, bias=False)
+        for layer in (self.row, self.col, self.tensor_out, self.tensor_direct):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.tensor_out.bias)
+        with torch.no_grad():  # what neurons say about their tensors is noise before it is learned
+            self.tensor_in.weight[:, TENSOR_FEATURES:] = 0.0
 
     def neutral(self) -> bool:
         """Whether all gates are zero whatever the features."""
-        return not any(bool(p.any()) for p in (self.row.weight, self.col.weight, *self.tensor_out.parameters()))
+        layers = (self.row, self.col, self.tensor_out, self.tensor_direct)
+        return not any(bool(p.any()) for layer in layers for p in layer.parameters())
 
     def forward(
         self,
@@ -145,7 +150,8 @@ class GateHeads(nn.Module):
             row_mean = embeddings[static.rows[plan.name]].mean(0)
             col_mean = embeddings[cols].mean(0) if cols is not None else no_columns
             pooled.append(torch.cat([own, row_mean, col_mean]))
-        out = torch.tanh(self.tensor_out(torch.tanh(self.tensor_in(torch.stack(pooled)))))
+        direct = self.tensor_direct(torch.stack(features))
+        out = torch.tanh(direct + self.tensor_out(torch.tanh(self.tensor_in(torch.stack(pooled)))))
         bounds = out.new_tensor([self.gate_bound] * BASIS + [self.gain_bound])
         gates = {}
         for plan, tensor in zip(plans, out * bounds, strict=True):
