@@ -124,6 +124,8 @@ class EvaluationConfig:
         count: Optimizees of each task.
         horizons: Lengths of the runs.
         strengths: Shares of the learned deviation that are tried; the best one is shipped.
+        harm: Weight of a family that ends with a higher loss than with the untrained rule, beside one that gains: what
+            replaces a hand-made optimizer should first of all do no harm.
     """
 
     every: int = 25
@@ -131,6 +133,7 @@ class EvaluationConfig:
     count: int = 4
     horizons: tuple[int, ...] = (200,)
     strengths: tuple[float, ...] = (1.0, 0.5)
+    harm: float = 4.0
 
     def __post_init__(self) -> None:
         """Reject settings that cannot work."""
@@ -139,6 +142,7 @@ class EvaluationConfig:
         _require(bool(self.families), "families", self.families, "at least one family")
         _require(bool(self.horizons) and min(self.horizons) >= 1, "horizons", self.horizons, "numbers from 1 up")
         ok = bool(self.strengths) and all(0.0 < s <= 1.0 for s in self.strengths)
+        _require(self.harm >= 1.0, "harm", self.harm, "at least 1")
         _require(ok, "strengths", self.strengths, "numbers in (0, 1]")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,7 +73,10 @@ class Validation:
         return Curve(float(logs.mean()), float(tail.mean()), int((~finite).sum()))
 
 
-def score(found: dict[tuple[str, int], tuple[Curve, Curve]], families: Sequence[str] | None = None) -> float:
-    """Mean excess of the final log loss over the untrained rule's: negative is better."""
-    wanted = [(a, b) for (name, _), (a, b) in found.items() if families is None or name in families]
-    return sum(a.final - b.final for a, b in wanted) / len(wanted)
+def score(found: dict[tuple[str, int], tuple[Curve, Curve]], harm: float = 1.0) -> float:
+    """Mean excess of the final log loss over the untrained rule's, where it is positive ``harm`` times it.
+
+    Negative is better than untrained.
+    """
+    excess = [trained.final - untrained.final for trained, untrained in found.values()]
+    return sum(x * harm if x > 0.0 else x for x in excess) / len(excess)

@@ -128,7 +128,7 @@ class Trainer:
         for strength in self.config.evaluation.strengths:
             theta = self.rule.shrunk(self.outer.average, strength)
             found = self.validation(theta)
-            value = score(found)
+            value = score(found, self.config.evaluation.harm)
             table = [
                 {"family": family, "horizon": horizon, **_versus(trained, untrained)}
                 for (family, horizon), (trained, untrained) in found.items()

@@ -50,9 +50,9 @@ def test_better_is_negative_the_same_is_zero_divergence_is_worst(validation: Val
     assert trained.diverged == 3 and trained.final == pytest.approx(DIVERGED) and score(found) > worse
 
 
-def test_scores_can_be_of_some_families() -> None:
+def test_harm_weighs_more_than_gain() -> None:
     found = {(name, 5): (Curve(0.0, final, 0), Curve(0.0, 1.0, 0)) for name, final in (("a", 0.0), ("b", 3.0))}
-    assert score(found) == 0.5 and score(found, ["a"]) == -1.0
+    assert score(found) == 0.5 and score(found, harm=4.0) == 3.5  # one gains 1, the other loses 2
 
 
 def test_the_same_runs_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
