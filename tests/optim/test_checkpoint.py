@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ngopt
+from meta_train.config import read_config
 from ngopt.errors import CheckpointError
 from ngopt.optim import checkpoint
 from ngopt.optim.checkpoint import SHIPPED, config_from_json, config_to_json, read_card, shipped
@@ -23,6 +24,8 @@ from ngopt.optim.config import OrthogonalConfig, UpdateConfig
 from ngopt.optim.update import UpdateRule
 from ngopt.pretrained.__main__ import main
 from tests.optim.ngoptimizer_cases import lively_rule
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -63,14 +66,22 @@ def test_settings_round_trip(tmp_path: Path) -> None:
     assert ngopt.load_pretrained(str(path)).config == config
 
 
-def test_the_shipped_checkpoint() -> None:
-    """It is what the command in its card writes, it says that it is untrained, and it goes by the default name."""
-    assert shipped() == ["ngopt-base-untrained"]
-    assert read_card("ngopt-base") == read_card("ngopt-base-untrained")
-    assert read_card("ngopt-base")["status"] == "untrained"
-    assert (SHIPPED / "ngopt-base-untrained.safetensors").stat().st_size < 200_000
-    rule, fresh = ngopt.load_pretrained(), UpdateRule()
-    assert rule.config == fresh.config
+def test_the_shipped_checkpoints() -> None:
+    """Small, each with a card that says how it was made; the default is trained, and the ablation sees no neurons."""
+    assert shipped() == ["ngopt-base", "ngopt-base-no-graph", "ngopt-base-untrained"]
+    for name in shipped():
+        assert (SHIPPED / f"{name}.safetensors").stat().st_size < 200_000
+        card = read_card(name)
+        assert card["status"] == ("untrained" if name.endswith("untrained") else "meta-trained")
+        config = ROOT / card["made_by"].split()[-1]
+        assert name.endswith("untrained") or read_config(config).name == name
+    assert ngopt.load_pretrained().config.neuron_gates and not ngopt.load_pretrained().neutral
+    assert not ngopt.load_pretrained("ngopt-base-no-graph").config.neuron_gates
+
+
+def test_the_untrained_checkpoint_is_the_hand_made_rule() -> None:
+    rule, fresh = ngopt.load_pretrained("ngopt-base-untrained"), UpdateRule()
+    assert rule.config == fresh.config and rule.neutral
     for name, value in fresh.state_dict().items():
         assert torch.equal(rule.state_dict()[name], value)
 
@@ -80,14 +91,16 @@ def test_writing_the_shipped_checkpoint_again(tmp_path: Path, capsys: pytest.Cap
     for suffix in (".safetensors", ".md"):
         name = f"ngopt-base-untrained{suffix}"
         assert (tmp_path / name).read_bytes() == (SHIPPED / name).read_bytes()
-    main([])
+    main(["ngopt-base-untrained"])
     assert "status: untrained" in capsys.readouterr().out
+    main([])
+    assert "status: meta-trained" in capsys.readouterr().out
 
 
 def test_the_command_runs() -> None:
     command = [sys.executable, "-W", "error", "-m", "ngopt.pretrained", "ngopt-base"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert "status: untrained" in done.stdout
+    assert "status: meta-trained" in done.stdout
     assert done.stderr == ""
 
 
@@ -236,7 +249,7 @@ def test_a_pickle_is_not_run(saved: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ngopt-huge", "no/such/file.safetensors", "missing.safetensors", ""])
 def test_unknown_names_list_what_there_is(name: str) -> None:
-    with pytest.raises(CheckpointError, match="Shipped: ngopt-base-untrained"):
+    with pytest.raises(CheckpointError, match="Shipped: ngopt-base, ngopt-base-no-graph, ngopt-base-untrained"):
         ngopt.load_pretrained(name)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 import ngopt
 from ngopt.errors import GraphMismatchError
 from ngopt.optim import capture
+from ngopt.optim.update import UpdateRule
 from tests.optim.ngoptimizer_cases import (
     BATCH,
     CLASSES,
@@ -408,7 +409,7 @@ def test_horizon_and_schedule() -> None:
 
     def last_move(**options: object) -> float:
         model = make_mlp()
-        optimizer = ngopt.NGOptimizer(model, **options)
+        optimizer = ngopt.NGOptimizer(model, rule=UpdateRule(), **options)
         train(model, optimizer, range(39))
         before = model[0].weight.detach().clone()
         train(model, optimizer, [39])
