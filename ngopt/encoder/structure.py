@@ -93,13 +93,13 @@ def _build(graph: NeuralGraph, device: torch.device) -> Structure:
 
 def _depth(edges: list[ParamBlock], rows: dict[str, Tensor], cols: dict[str, Tensor], frozen: Tensor) -> dict[str, int]:
     """Sizes of the connected components of blocks that share a neuron which is not frozen, for each block."""
-    touched = {
-        b.name: {int(n) for n in torch.cat([rows[b.name], cols[b.name]]).unique() if not frozen[n]} for b in edges
-    }
+    touched = {}
+    for block in edges:
+        nodes = torch.cat([rows[block.name], cols[block.name]]).unique()
+        touched[block.name] = set(nodes[~frozen[nodes]].tolist())
     components: list[tuple[set[int], list[str]]] = []
     for name, nodes in touched.items():
-        joined, names = set(nodes), [name]
-        apart = []
+        joined, names, apart = nodes, [name], []
         for component in components:
             if component[0].isdisjoint(joined):
                 apart.append(component)
