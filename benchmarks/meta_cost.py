@@ -43,7 +43,7 @@ from meta_train.tasks import Batch, Task
 from meta_train.tasks.mlp import dense
 from meta_train.trainer import Trainer
 from meta_train.unroll import Objective, meta_losses, unroll
-from ngopt.optim.update import init_state, update
+from ngopt.optim.update import update
 
 PUBLISHED = RESULTS / "meta_cost.json"
 BATCH, STEPS, CLASSES = 32, 10, 10
@@ -104,8 +104,7 @@ def plain_loop(rule: NeuralGraphRule, task: Task, steps: int, work: str) -> Call
     """Train one optimizee, un-vmapped; with ``backpropagation``, and differentiate the meta-loss."""
     objective, through = Objective(), work == "backpropagation"
     weights = {name: x[0] for name, x in task.init(0, 1).items()}
-    blocks = {block.name: block for block in task.graph.blocks}
-    state = {name: init_state(x, blocks.get(name), rule.inner.config) for name, x in weights.items()}
+    state = {name: rule.init_state(task.graph, name, x) for name, x in weights.items()}
     one = start(rule, task, count=1, horizon=HORIZON, seed=0)
 
     def loss_at(own: dict[str, Tensor], step: int) -> Tensor:

@@ -10,7 +10,6 @@ leaves `NAME.safetensors` for `ngopt.NGOptimizer(model, pretrained=...)`, with a
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,7 +109,7 @@ def finish(trainer: Trainer, command: Sequence[str]) -> str:
     ]
     if progress.best_score >= 0.0:
         lines.insert(0, "No iteration beat the untrained rule on the validation families.")
-    return os.linesep.join(lines)
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ DATA = {
     "text": "the text of Python's pydoc topics",
     "tables": "scikit-learn's diabetes and linnerud tables",
 }
-STARTED_FROM = ("kind", "outer_steps", "inner_steps", "cpu_hours", "selected")
+STARTED_FROM = ("kind", "outer_steps", "inner_steps", "cpu_hours", "gpu_hours", "selected")
 TEXT_FAMILIES, TABLE_FAMILIES = ("language",), ("tabular",)
 
 
@@ -40,8 +40,8 @@ def make_card(config: RunConfig, progress: Progress, command: Sequence[str]) -> 
         "outer_steps": config.iterations,
         "inner_steps": progress.steps,
         "cpu_hours": round(progress.cpu_seconds / 3600, 2),
+        "gpu_hours": round(progress.gpu_seconds / 3600, 2),
         **({"started_from": {key: earlier.get(key) for key in STARTED_FROM}} if earlier else {}),
-        "gpu_hours": 0,
         "seed": config.seed,
         "selected": f"iteration {progress.best_iteration}, {progress.best_strength:g} of the learned deviation, by "
         f"final training loss on {', '.join(config.evaluation.families)}, which are never trained on",

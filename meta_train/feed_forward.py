@@ -28,10 +28,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from meta_train.rules import LearnedRule, State
-from meta_train.tensor_files import read_tensors, write_tensors
+from meta_train.tensor_files import read_tensors, write_tensors, write_whole
 from meta_train.theta import Theta
 from ngopt.errors import CheckpointError
 from ngopt.graph.neural_graph import NeuralGraph
+from ngopt.optim.checkpoint import card_page
 
 DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999)
 HIDDEN = 32
@@ -104,10 +105,7 @@ class FeedForwardRule(LearnedRule):
     def save(self, theta: Theta, path: Path, card: Mapping[str, Any]) -> None:
         """Write one safetensors file, the card in its header, and the card beside it as Markdown."""
         write_tensors(path, dict(theta), {"format": FORMAT, "card": dict(card)})
-        count = sum(value.numel() for value in theta.values())
-        lines = [f"# {path.stem}", "", f"{count:,} meta-parameters in {len(theta)} tensors.", ""]
-        lines += [f"- **{key.replace('_', ' ')}**: {value}" for key, value in card.items()]
-        path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_whole(path.with_suffix(".md"), card_page(path.stem, card, theta).encode())
 
 
 def log_and_sign(x: Tensor) -> tuple[Tensor, Tensor]:

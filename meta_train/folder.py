@@ -18,7 +18,7 @@ from torch import Tensor
 
 from meta_train.config import RunConfig
 from meta_train.parallel import Processes
-from meta_train.tensor_files import read_tensors, write_tensors
+from meta_train.tensor_files import read_tensors, write_tensors, write_whole
 
 CONFIG, LOG, STATE = "config.json", "log.jsonl", "state-"
 NEEDED = 64 << 20  # bytes that must be free before work begins
@@ -52,7 +52,7 @@ class RunFolder:
                 raise RunFolderError(
                     f"{path} belongs to another config: {differing}. Name another folder with --out, or remove it."
                 )
-            _write_whole(kept, text + "\n")
+            write_whole(kept, (text + "\n").encode())
         processes.wait()
 
     def save(self, iteration: int, shared: tuple[dict[str, Tensor], dict[str, Any]], slots: dict[int, Any]) -> None:
@@ -120,17 +120,10 @@ class RunFolder:
     def trim_log(self, iteration: int) -> None:
         """Forget what was logged after a state: it comes again."""
         kept = [row for row in self.read_log() if row["iteration"] <= iteration]
-        _write_whole(self.path / LOG, "".join(json.dumps(row) + "\n" for row in kept))
+        write_whole(self.path / LOG, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def _states(self) -> list[Path]:
         return sorted(path for path in self.path.glob(f"{STATE}*") if path.is_dir())
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that a kill leaves as it was or as it should be."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _difference(old: Any, new: Any, where: str = "") -> str:

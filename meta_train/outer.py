@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -62,11 +61,6 @@ class Outer:
         decay = min(self.config.ema, (iteration + 1) / (iteration + 10))
         for name, value in self.params.items():
             self.average[name].lerp_(value.detach(), 1.0 - decay)
-
-    def changes(self) -> Iterator[tuple[str, float]]:
-        """Root mean square of each meta-parameter tensor, for logs."""
-        for name, value in self.params.items():
-            yield name, float(value.detach().square().mean().sqrt())
 
     def size(self) -> int:
         """Number of meta-parameters."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from torch import Tensor, nn
 
 from meta_train.theta import Theta
 from ngopt.errors import CheckpointError
-from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
+from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.basis import BASIS
 from ngopt.optim.checkpoint import load_pretrained, save_pretrained
 from ngopt.optim.gates import TENSOR_FEATURES
+from ngopt.optim.plan import plan_graph
 from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update
 
 State = dict[str, dict[str, Tensor]]
@@ -106,13 +106,11 @@ class NeuralGraphRule(LearnedRule):
             self.inner.load_state_dict(source.state_dict())
         except RuntimeError as error:
             raise CheckpointError(f"init: the checkpoint's sizes are not those of this config: {error}") from error
-        if self.inner.config.neuron_gates and not source.config.neuron_gates:
-            with torch.no_grad():  # it never saw its embeddings, and their weights still have random values
-                self.inner.heads.tensor_in.weight[:, TENSOR_FEATURES:] = 0.0
 
     def init_state(self, graph: NeuralGraph, name: str, weight: Tensor) -> dict[str, Tensor]:
         """See `ngopt.optim.update.init_state`."""
-        return init_state(weight, _blocks(graph).get(name), self.inner.config)
+        config = self.inner.config
+        return init_state(weight, plan_graph(graph, config)[name].block, config)
 
     def update(self, graph, weights, grads, state, *, step: int, total_steps: int):
         """See `ngopt.optim.update.update`."""
@@ -132,6 +130,11 @@ class NeuralGraphRule(LearnedRule):
                 parts["directions"][name] = 1.0 - parts["gain"][name]
             else:
                 parts["directions"][name] = torch.ones_like(value)
+        if not self.inner.config.neuron_gates:  # embeddings are zero: PES would move by noise what reads or makes them
+            heads = {name: parts["directions"][f"inner.heads.{name}.weight"] for name in ("row", "col", "tensor_in")}
+            unused = (heads["row"], heads["col"], heads["tensor_in"][:, TENSOR_FEATURES:], *parts["encoder"].values())
+            for mask in unused:
+                mask.zero_()
         return parts
 
     def outer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
@@ -186,13 +189,3 @@ READOUTS = (
 
 def _is_readout(name: str) -> bool:
     return name.startswith(READOUTS)
-
-
-_cache: dict[int, dict[str, ParamBlock]] = {}
-
-
-def _blocks(graph: NeuralGraph) -> dict[str, ParamBlock]:
-    if id(graph) not in _cache:
-        _cache[id(graph)] = {block.name: block for block in graph.blocks}
-        weakref.finalize(graph, _cache.pop, id(graph), None)
-    return _cache[id(graph)]

@@ -1,8 +1,6 @@
-"""Where a run stands, in one file: tensors as safetensors, everything else as JSON in its header. Never pickle.
+"""Files that are whole at any moment: tensors as safetensors, everything else as JSON in the header. Never pickle.
 
-One file, renamed into place, is whole at any moment: model, best model and optimizer can never be of different steps.
-Random numbers need no state: the order of an epoch, and augmentation and dropout of a step, come from generators that
-are seeded with the run's seed and the number of that epoch or step.
+What is of one step goes into one file: a kill can then never leave tensors of different steps.
 """
 
 from __future__ import annotations
@@ -21,16 +19,21 @@ HEADER = "header"
 Tensors = dict[str, Tensor]
 
 
-def write_tensors(path: Path, tensors: Tensors, header: dict[str, Any]) -> None:
-    """Write tensors and header so that whoever reads the file, at any time, finds it whole."""
-    # Copies, since safetensors refuses tensors that share memory (tied weights).
-    plain = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that whoever reads it, at any time, finds what was there or what should be, never half of it."""
     temporary = path.with_name(f".{path.name}.part")  # what a killed process left there is written over
     with temporary.open("wb") as file:
-        file.write(save(plain, metadata={HEADER: json.dumps(header)}))
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_tensors(path: Path, tensors: Tensors, header: dict[str, Any]) -> None:
+    """Write tensors and header, as `write_whole` does."""
+    # Copies, since safetensors refuses tensors that share memory (tied weights).
+    plain = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    write_whole(path, save(plain, metadata={HEADER: json.dumps(header)}))
 
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from meta_train.config import RunConfig
 from meta_train.estimators.pes import pes_gradient
-from meta_train.evaluate import Validation, score
+from meta_train.evaluate import Curve, Validation, score
 from meta_train.folder import RunFolder
 from meta_train.outer import Outer
 from meta_train.parallel import Processes
@@ -48,6 +48,7 @@ class Progress:
     dropped: int = 0  # optimizees, or pairs, with losses that are not finite
     steps: int = 0  # inner steps, summed over optimizees
     cpu_seconds: float = 0.0  # of all processes
+    gpu_seconds: float = 0.0  # that GPUs were held, one by each process
     skipped_tasks: list[str] = field(default_factory=list)
     best_score: float = math.inf
     best_iteration: int = 0
@@ -85,8 +86,12 @@ class Trainer:
             for k, slot in enumerate(config.slots)
             if slot.estimator == "pes"
         }
+        # For each slot, the length of its gradient on the wire, and of its meta-losses.
+        self.sizes = [
+            (0, 2 * slot.count) if slot.estimator == "pes" else (self.outer.size(), slot.count) for slot in config.slots
+        ]
         self.live: dict[int, Live] = {}
-        self.failures = [0] * len(config.slots)
+        self.failures = [0] * len(config.slots)  # in a row
         self.progress = Progress()
         self.best: Theta = {name: value.clone() for name, value in initial.items()}
         self.validation = Validation(rule, config.evaluation, self.untrained) if processes.first else None
@@ -106,17 +111,18 @@ class Trainer:
         iteration, slots = self.progress.iteration, self.config.slots
         theta = {name: value.detach() for name, value in self.rule.named_parameters()}
         steps = [steps_of(self.config, plan, iteration) for plan in self.plans]
-        own = {slot: self._piece(slot, theta, steps[slot]) for slot in self.processes.owned(len(slots))}
+        epsilons = {k: perturbations_of(self.config, k, iteration, self.masks[k]) for k in self.accumulated}
+        own = {k: self._piece(k, theta, steps[k], epsilons.get(k)) for k in self.processes.owned(len(slots))}
         seconds = time.process_time() - busy
-        sizes = self._piece_sizes()
-        packed = {slot: _pack(piece, sizes[slot], seconds / len(own)) for slot, piece in own.items()}
-        gathered = self.processes.gather(packed, [sum(size) + 2 for size in sizes])
+        packed = {slot: _pack(piece, self.sizes[slot], seconds / len(own)) for slot, piece in own.items()}
+        gathered = self.processes.gather(packed, [sum(size) + 2 for size in self.sizes])
         total, row = torch.zeros(self.outer.size(), device=self.device), {"iteration": iteration + 1}
         for slot, vector in enumerate(gathered):
-            self._absorb(slot, vector, steps[slot], total, row)
+            self._absorb(slot, vector, steps[slot], epsilons.get(slot), total, row)
         self.outer.step(total / len(slots), iteration)
         self.progress.iteration += 1
         row |= {"seconds": time.perf_counter() - started, "lr": self.outer.lr_at(iteration)}
+        self._count_gpu(row["seconds"])
         row |= {"dropped": self.progress.dropped, "skipped": len(self.progress.skipped_tasks)}
         return row
 
@@ -124,7 +130,7 @@ class Trainer:
         """Validate the averaged rule at every strength, and keep the best. Only the first process does the work."""
         assert self.validation is not None
         rows = []
-        busy = time.process_time()
+        started, busy = time.perf_counter(), time.process_time()
         for strength in self.config.evaluation.strengths:
             theta = self.rule.shrunk(self.outer.average, strength)
             found = self.validation(theta)
@@ -139,12 +145,14 @@ class Trainer:
                 self.progress.best_iteration, self.progress.best_table = self.progress.iteration, table
                 self.best = {name: x.clone() for name, x in theta.items()}
         self.progress.cpu_seconds += time.process_time() - busy
+        self._count_gpu(time.perf_counter() - started)
         return rows
 
     def save(self) -> None:
         """Write the state. Every process must call it."""
         plans = [dataclasses.asdict(plan) for plan in self.plans]
         header = {"progress": dataclasses.asdict(self.progress), "plans": plans, "usual": self.outer.usual}
+        header["failures"] = self.failures
         tensors = prefixed(
             theta=dict(self.outer.params),
             average=self.outer.average,
@@ -158,7 +166,12 @@ class Trainer:
         }
         self.folder.save(self.progress.iteration, (tensors, header), slots)
 
-    def _piece(self, slot: int, theta: Theta, steps: int) -> Piece | None:
+    def _count_gpu(self, seconds: float) -> None:
+        """Count time of the run; while the first process validates, the GPUs of the others are held too."""
+        if self.device.type == "cuda":
+            self.progress.gpu_seconds += seconds * self.processes.world
+
+    def _piece(self, slot: int, theta: Theta, steps: int, epsilon: Tensor | None) -> Piece | None:
         """What one of our slots gives; None if its task fails to build."""
         plan = self.plans[slot]
         if slot not in self.live or self.live[slot].plan.run != plan.run:
@@ -167,24 +180,14 @@ class Trainer:
             except TaskError as error:
                 logger.warning("Skipped: %s", error)
                 return None
-        return advance(self.rule, theta, self.config, self.live[slot], steps, self._epsilon(slot))
+        return advance(self.rule, theta, self.config, self.live[slot], steps, epsilon)
 
-    def _epsilon(self, slot: int) -> Tensor | None:
-        if slot not in self.accumulated:
-            return None
-        return perturbations_of(self.config, slot, self.progress.iteration, self.masks[slot])
-
-    def _piece_sizes(self) -> list[tuple[int, int]]:
-        """For each slot, the length of its gradient on the wire, and of its meta-losses."""
-        return [
-            (0, 2 * slot.count) if slot.estimator == "pes" else (self.outer.size(), slot.count)
-            for slot in self.config.slots
-        ]
-
-    def _absorb(self, slot: int, vector: Tensor, steps: int, total: Tensor, row: dict[str, Any]) -> None:
+    def _absorb(
+        self, slot: int, vector: Tensor, steps: int, epsilon: Tensor | None, total: Tensor, row: dict[str, Any]
+    ) -> None:
         """Add what a slot gave to the total gradient, count and log it, and move its plan on."""
         plan, settings = self.plans[slot], self.config.slots[slot]
-        size, _ = self._piece_sizes()[slot]
+        size, _ = self.sizes[slot]
         flag, seconds, losses = vector[0], float(vector[1]), vector[2 + size :].to(self.device)
         gradient = vector[2 : 2 + size].to(self.device)
         self.progress.cpu_seconds += seconds
@@ -194,9 +197,12 @@ class Trainer:
             return
         self.failures[slot] = 0
         dropped = int((~torch.isfinite(losses)).sum())
-        if (epsilon := self._epsilon(slot)) is not None:
+        if epsilon is not None:
             self.accumulated[slot] += epsilon
             gradient, dropped = pes_gradient(self.accumulated[slot], losses, settings.sigma)
+            # Meta-losses are means over a piece: steps of a short last one must not weigh more than others of the run.
+            whole = settings.steps_at(self.progress.iteration, self.config.iterations)
+            gradient *= steps / min(whole, plan.horizon)
         self.progress.dropped += dropped
         self.progress.steps += steps * len(losses)
         normalised = self.outer.normalised(gradient * self.masks[slot], f"{settings.estimator} {plan.family}")
@@ -223,6 +229,7 @@ class Trainer:
         self.progress = Progress(**header["progress"])
         self.plans = [Plan(**plan) for plan in header["plans"]]
         self.outer.usual = header["usual"]
+        self.failures = header.get("failures", self.failures)  # older states do not have it
         with torch.no_grad():
             for name, value in group(tensors, "theta").items():
                 self.outer.params[name].copy_(value)
@@ -248,7 +255,7 @@ def _pack(piece: Piece | None, sizes: tuple[int, int], seconds: float) -> Tensor
     return torch.cat([head, piece.gradient.float().cpu(), piece.meta_losses.float().cpu()])
 
 
-def _versus(trained: Any, untrained: Any) -> dict[str, Any]:
+def _versus(trained: Curve, untrained: Curve) -> dict[str, Any]:
     """Final losses of two rules, as geometric means, and their ratio."""
     return {
         "untrained": math.exp(untrained.final),

@@ -8,9 +8,10 @@ remember the sum of all their perturbations since the run began:
     \xi_i \leftarrow \xi_i + \epsilon_i, \qquad
     g = \frac{1}{2 P \sigma^2} \sum_{i=1}^{P} \xi_i \, (L_i^+ - L_i^-), \qquad \epsilon_i \sim N(0, \sigma^2)
 
-Both of a pair start from the same weights and see the same batches. A perturbation is a function of its seed, so that
-processes which share the work exchange losses alone. With an objective that weighs the end of the run, this is the
-"loss at the end" variant.
+:math:`L` is the sum over a piece's steps, divided by the steps of a whole piece: those of a short last piece weigh as
+much as all others. Both of a pair start from the same weights and see the same batches. A perturbation is a function of
+its seed, so that processes which share the work exchange losses alone. With an objective that weighs the end of the
+run, this is the "loss at the end" variant.
 
 Source: Vicol, Metz & Sohl-Dickstein 2021, "Unbiased gradient estimation in unrolled computation graphs with
 persistent evolution strategies", arXiv:2112.13835.

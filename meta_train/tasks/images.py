@@ -63,7 +63,7 @@ class Images:
         total = min(self.subset or len(labels), len(labels))
         index = torch.randint(total, (count, size), generator=generator)
         if self.subset is not None or self.label_noise or self.channels != 1:
-            order, noisy, contrast, shift = self._drawn(len(labels))
+            order, noisy, contrast, shift = self._drawn
             index = order[index]
             x, y = pixels[index], torch.where(noisy[index] >= 0, noisy[index], labels[index])
             if self.channels != 1:
@@ -77,17 +77,13 @@ class Images:
         return (example_of(2, self.channels, self.size, self.size),)
 
     @functools.cached_property
-    def _cache(self) -> dict[int, tuple[Tensor, Tensor, Tensor, Tensor]]:
-        return {}
-
-    def _drawn(self, total: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _drawn(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [n], [n], [channels 1 1], [channels 1 1]
         """Order of the images, noisy labels (-1: the true one), contrast and shift of each channel."""
-        if total not in self._cache:
-            generator = torch.Generator().manual_seed(self.seed)
-            order = torch.randperm(total, generator=generator)
-            noisy = torch.randint(CLASSES, (total,), generator=generator)
-            kept = torch.rand(total, generator=generator) >= self.label_noise
-            contrast = torch.randn(self.channels, 1, 1, generator=generator)
-            shift = 0.5 * torch.randn(self.channels, 1, 1, generator=generator)
-            self._cache[total] = order, noisy.masked_fill(kept, -1), contrast, shift
-        return self._cache[total]
+        total = len(images(self.name, self.size, self.held_out)[1])
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(total, generator=generator)
+        noisy = torch.randint(CLASSES, (total,), generator=generator)
+        kept = torch.rand(total, generator=generator) >= self.label_noise
+        contrast = torch.randn(self.channels, 1, 1, generator=generator)
+        shift = 0.5 * torch.randn(self.channels, 1, 1, generator=generator)
+        return order, noisy.masked_fill(kept, -1), contrast, shift

@@ -68,7 +68,8 @@ def save_pretrained(rule: UpdateRule, path: str | os.PathLike, *, card: Mapping[
     path.parent.mkdir(parents=True, exist_ok=True)
     # One entry, because safetensors writes several in any order: the same rule is then always the same bytes.
     _write_atomically(path, save(tensors, metadata={ENTRY: json.dumps(header, sort_keys=True)}))
-    _write_atomically(path.with_suffix(".md"), _card_page(path.stem, header["card"], tensors).encode())
+    page = card_page(path.stem, header["card"], tensors, f", format {FORMAT_VERSION}")
+    _write_atomically(path.with_suffix(".md"), page.encode())
     return path
 
 
@@ -239,8 +240,9 @@ def _write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def _card_page(name: str, card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+def card_page(name: str, card: Mapping[str, Any], tensors: Mapping[str, Tensor], note: str = "") -> str:
+    """A model card as Markdown; the note ends the sentence on the tensors."""
     count = sum(value.numel() for value in tensors.values())
-    lines = [f"# {name}", "", f"{count:,} meta-parameters in {len(tensors)} tensors, format {FORMAT_VERSION}.", ""]
+    lines = [f"# {name}", "", f"{count:,} meta-parameters in {len(tensors)} tensors{note}.", ""]
     lines += [f"- **{key.replace('_', ' ')}**: {value}" for key, value in card.items()]
     return "\n".join(lines) + "\n"

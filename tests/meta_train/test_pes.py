@@ -22,26 +22,29 @@ HORIZON, STEPS, PAIRS, RUNS, SIGMA = 8, 2, 64, 24, 0.03
 START, SCALES, FLOOR = (1.0, -1.0), (1.0, 3.0), 0.1
 
 
-def true_gradient() -> Tensor:  # [2]
-    """Of the sum over the pieces of a run, by autograd through a loop that uses nothing of meta_train."""
+def true_gradient(steps: int = STEPS) -> Tensor:  # [2]
+    """Of the sum over the steps of a run, by autograd through a loop that uses nothing of meta_train."""
     rate, decay = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (-2.0, 0.5))
     w, scale = torch.tensor(START, dtype=torch.float64), torch.tensor(SCALES, dtype=torch.float64)
     momentum, total = torch.zeros(2, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for _ in range(HORIZON):
         momentum = decay * momentum + scale * w / 2
         w = w - torch.exp(rate) * momentum
-        total = total + torch.log((scale * w**2).mean() / 2 + FLOOR) / STEPS
+        total = total + torch.log((scale * w**2).mean() / 2 + FLOOR) / steps
     return torch.stack(torch.autograd.grad(total, (rate, decay)))
 
 
-def run_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:  # [run, 2]
-    """The sum of what a PES slot of the trainer gives in each of many runs; the meta-parameters do not move."""
+def run_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int = STEPS, pairs: int = PAIRS
+) -> Tensor:  # [run, piece, 2]
+    """What a PES slot of the trainer gives in each piece of many runs; the meta-parameters do not move."""
+    pieces = math.ceil(HORIZON / steps)
     task = PowerTask(torch.tensor(START), torch.tensor(SCALES), floor=FLOOR)
     monkeypatch.setitem(FAMILIES, "power", lambda generator: task)
-    slot = {"estimator": "pes", "families": ["power"], "count": PAIRS, "sigma": SIGMA, "train": ["all"]}
-    slot |= {"horizon": [HORIZON, HORIZON], "steps": [STEPS, STEPS], "offset": False}
+    slot = {"estimator": "pes", "families": ["power"], "count": pairs, "sigma": SIGMA, "train": ["all"]}
+    slot |= {"horizon": [HORIZON, HORIZON], "steps": [steps, steps], "offset": False}
     config = config_of(
-        slots=[slot], objective={"late": 0.0}, iterations=RUNS * HORIZON // STEPS,
+        slots=[slot], objective={"late": 0.0}, iterations=RUNS * pieces,
         evaluation={"families": ["power"]},
     )  # fmt: skip
     found = []
@@ -49,7 +52,7 @@ def run_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:  #
     trainer = trainer_of(config, tmp_path, RateRule())
     while not trainer.done:
         trainer.iterate()
-    return torch.stack(found).reshape(RUNS, HORIZON // STEPS, 2).sum(1)
+    return torch.stack(found).reshape(RUNS, pieces, 2).double()
 
 
 def worst(found: Tensor, expected: Tensor) -> float:
@@ -59,7 +62,7 @@ def worst(found: Tensor, expected: Tensor) -> float:
 
 def test_the_gradient_is_that_of_whole_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = true_gradient()
-    found = run_gradients(tmp_path / "pes", monkeypatch).double()
+    found = run_gradients(tmp_path / "pes", monkeypatch).sum(1)
     assert worst(found, expected) < 4
     assert (found.std(0) / math.sqrt(RUNS) < 0.1 * expected.abs()).all()  # which says something
     # control: evolution strategies that remember nothing have the gradient of single pieces
@@ -67,8 +70,16 @@ def test_the_gradient_is_that_of_whole_runs(tmp_path: Path, monkeypatch: pytest.
         "meta_train.trainer.pes_gradient", lambda sums, losses, sigma: pes_gradient(_last(sums), losses, sigma)
     )
     _last.before = torch.zeros(PAIRS, 2)
-    truncated = run_gradients(tmp_path / "es", monkeypatch).double()
+    truncated = run_gradients(tmp_path / "es", monkeypatch).sum(1)
     assert worst(truncated, expected) > 10
+
+
+def test_steps_of_a_short_last_piece_weigh_as_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of 3, 3 and 2 of 8 steps."""
+    found, expected = run_gradients(tmp_path, monkeypatch, 3, 16 * PAIRS), true_gradient(3)
+    assert worst(found.sum(1), expected) < 4
+    as_means = found * torch.tensor([1.0, 1.0, 3 / 2])[:, None]
+    assert worst(as_means.sum(1), expected) > 6  # control
 
 
 def _last(sums: Tensor) -> Tensor:

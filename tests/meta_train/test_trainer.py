@@ -20,10 +20,11 @@ from meta_train_cases import BACKPROP, PES, VALUES, config_of, trainer_of
 
 import meta_train.folder
 from meta_train.__main__ import main, train
+from meta_train.card import make_card
 from meta_train.config import read_config
 from meta_train.folder import LOG, RunFolderError
 from meta_train.tasks import TaskError
-from meta_train.tensor_files import read_tensors
+from meta_train.tensor_files import read_tensors, write_tensors
 from meta_train.trainer import MAX_FAILURES, Trainer
 from ngopt import load_pretrained
 
@@ -238,6 +239,41 @@ def test_a_family_that_always_fails(tmp_path: Path) -> None:
     assert len(trainer.progress.skipped_tasks) == MAX_FAILURES - 1 and same(bits(trainer), before)
     with pytest.raises(TaskError, match="family 'broken' failed: RuntimeError: there are no such networks"):
         trainer.iterate()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["state", "older state"])
+def test_failures_in_a_row_survive_a_kill(known: bool, tmp_path: Path) -> None:
+    """The state knows how many there were; control: states of before it did start from zero."""
+    config = config_of(slots=[BACKPROP | {"families": ["broken"]}], iterations=50)
+    trainer = trainer_of(config, tmp_path)
+    for _ in range(MAX_FAILURES - 1):
+        trainer.iterate()
+    trainer.save()
+    if not known:
+        (path,) = tmp_path.glob("state-*/shared.safetensors")
+        tensors, header = read_tensors(path)
+        del header["failures"], header["progress"]["gpu_seconds"]
+        write_tensors(path, tensors, header)
+    resumed = trainer_of(config, tmp_path)
+    assert resumed.progress == trainer.progress
+    if known:
+        with pytest.raises(TaskError, match="family 'broken' failed"):
+            resumed.iterate()
+    else:
+        resumed.iterate()
+        assert resumed.failures == [1]
+
+
+def test_a_gpu_is_paid_for_as_long_as_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By every process; on a CPU (control) there is nothing to count."""
+    config = config_of(slots=[BACKPROP])
+    trainer = trainer_of(config, tmp_path)
+    trainer._count_gpu(3600.0)
+    assert make_card(config, trainer.progress, [])["gpu_hours"] == 0.0
+    monkeypatch.setattr(trainer, "device", torch.device("cuda"))
+    monkeypatch.setattr(trainer.processes, "world", 2)
+    trainer._count_gpu(3600.0)
+    assert make_card(config, trainer.progress, [])["gpu_hours"] == 2.0
 
 
 def test_families_and_parts_are_checked_before_any_work(tmp_path: Path) -> None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from torch import nn
 
 from benchmarks.learning_to_optimize.tasks.base import MSE, Data, Task, register
 from benchmarks.learning_to_optimize.tasks.sources import small_cifar
+from meta_train.tasks.mlp import dense
 
 WIDTHS = (64, 48, 24, 8)
 
 
 def autoencoder() -> nn.Sequential:
     """64-48-24-8-24-48-64 with ReLU, none at the middle and the end."""
-    widths = [*WIDTHS, *WIDTHS[-2::-1]]
-    layers: list[nn.Module] = []
-    for at, (before, after) in enumerate(pairwise(widths)):
-        layers += [nn.Linear(before, after)] + [nn.ReLU()] * (at not in (len(WIDTHS) - 2, len(widths) - 2))
-    return nn.Sequential(*layers)
+    return nn.Sequential(*dense(WIDTHS, "relu"), *dense(WIDTHS[::-1], "relu"))
 
 
 def _flat() -> Data:

@@ -8,14 +8,12 @@ from torch import nn
 
 from benchmarks.learning_to_optimize.tasks.base import Task, register
 from benchmarks.learning_to_optimize.tasks.sources import small_cifar
+from meta_train.tasks.mlp import dense
 
 
 def deep_mlp(inputs: int = 64, width: int = 24, depth: int = 8, classes: int = 10) -> nn.Sequential:
     """``depth`` hidden layers of ``width`` with tanh."""
-    layers: list[nn.Module] = [nn.Flatten()]
-    for at in range(depth):
-        layers += [nn.Linear(width if at else inputs, width), nn.Tanh()]
-    return nn.Sequential(*layers, nn.Linear(width, classes))
+    return nn.Sequential(nn.Flatten(), *dense([inputs, *[width] * depth, classes], "tanh"))
 
 
 register(
