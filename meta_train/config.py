@@ -17,7 +17,7 @@ except ModuleNotFoundError:  # Python 3.10
 from meta_train.unroll import Objective
 from ngopt.optim.config import UpdateConfig
 
-ESTIMATORS = ("backprop", "pes")
+ESTIMATORS = ("backprop", "pes", "spsa")
 RULES = ("neural_graph", "feed_forward")
 
 
@@ -35,9 +35,9 @@ class SlotConfig:
     """One place for a stack of optimizees: in every iteration, each slot runs a piece of a run and gives a gradient.
 
     Attributes:
-        estimator: ``"backprop"`` or ``"pes"``.
+        estimator: ``"backprop"``, ``"pes"`` or ``"spsa"``.
         families: Task families to draw from, each as likely; name one twice to draw it twice as often.
-        count: Optimizees in a stack (`backprop`), or antithetic pairs (`pes`).
+        count: Optimizees in a stack (`backprop`), or antithetic pairs (`pes`, `spsa`).
         horizon: Shortest and longest run; drawn log-uniformly.
         steps: Inner steps per iteration at the start and at the end of meta-training, with a linear curriculum between.
         train: Parts of the rule that this slot trains.
@@ -45,7 +45,7 @@ class SlotConfig:
         segment: Steps that are held in memory at once (`backprop`).
         damping: Factor on the derivative from segment to segment (`backprop`).
         growth: Largest growth of an optimizee's derivative from segment to segment (`backprop`).
-        sigma: Standard deviation of the perturbations (`pes`).
+        sigma: Standard deviation of the perturbations: of meta-parameters (`pes`), or of log gains (`spsa`).
     """
 
     estimator: str = "backprop"
@@ -72,6 +72,14 @@ class SlotConfig:
         _require(0.0 <= self.damping <= 1.0, "damping", self.damping, "in [0, 1]")
         _require(self.growth > 0.0, "growth", self.growth, "above 0")
         _require(self.sigma > 0.0, "sigma", self.sigma, "above 0")
+        if self.estimator == "spsa":
+            _require(min(self.steps) >= self.horizon[1], "steps", self.steps, "whole runs with spsa, at least horizon")
+            _require(not self.offset, "offset", self.offset, "false with spsa, which makes whole runs")
+
+    @property
+    def copies(self) -> int:
+        """Optimizees that start alike and see the same batches: antithetic pairs."""
+        return 1 if self.estimator == "backprop" else 2
 
     def steps_at(self, iteration: int, iterations: int) -> int:
         """Inner steps in an iteration."""
@@ -185,6 +193,9 @@ class RunConfig:
         _require(self.checkpoint_every >= 1, "checkpoint_every", self.checkpoint_every, "at least 1")
         _require(self.kind in RULES, "kind", self.kind, f"one of {', '.join(RULES)}")
         _require(bool(self.slots), "slots", self.slots, "at least one slot")
+        if self.kind == "feed_forward":
+            used = [slot.estimator for slot in self.slots]
+            _require("spsa" not in used, "estimator", "spsa", "another one: a feed-forward rule has no gains")
 
 
 def read_config(path: str | Path) -> RunConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ from ngopt.optim.basis import BASIS
 from ngopt.optim.checkpoint import load_pretrained, save_pretrained
 from ngopt.optim.gates import TENSOR_FEATURES
 from ngopt.optim.plan import plan_graph
-from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update
+from ngopt.optim.update import DEFAULT_LR, UpdateConfig, UpdateRule, init_state, update
 
 State = dict[str, dict[str, Tensor]]
+NONE: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class LearnedRule(nn.Module):
@@ -38,8 +40,23 @@ class LearnedRule(nn.Module):
         *,
         step: int,
         total_steps: int,
+        log_gains: Mapping[str, Tensor] = NONE,
     ) -> tuple[dict[str, Tensor], State]:
-        """What to add to each weight, and the new state. Differentiable in the meta-parameters."""
+        """What to add to each weight, and the new state. Differentiable in the meta-parameters.
+
+        Args:
+            graph: Of the network.
+            weights: By name.
+            grads: By name.
+            state: By name.
+            step: Steps made so far.
+            total_steps: Length of the run.
+            log_gains: Added to the logarithm of each weight's step size, ``[]``; by name, for all or none.
+        """
+        raise NotImplementedError
+
+    def log_gains(self, state: State) -> dict[str, Tensor]:
+        """The logarithm of the gain of each weight as its state has it, differentiable in the meta-parameters."""
         raise NotImplementedError
 
     def parts(self) -> dict[str, Theta]:
@@ -112,9 +129,14 @@ class NeuralGraphRule(LearnedRule):
         config = self.inner.config
         return init_state(weight, plan_graph(graph, config)[name].block, config)
 
-    def update(self, graph, weights, grads, state, *, step: int, total_steps: int):
+    def update(self, graph, weights, grads, state, *, step: int, total_steps: int, log_gains=NONE):
         """See `ngopt.optim.update.update`."""
-        return update(self.inner, graph, weights, grads, state, step=step, total_steps=total_steps)
+        lr = {name: DEFAULT_LR * torch.exp(gain) for name, gain in log_gains.items()} or DEFAULT_LR
+        return update(self.inner, graph, weights, grads, state, step=step, total_steps=total_steps, lr=lr)
+
+    def log_gains(self, state: State) -> dict[str, Tensor]:
+        """See `ngopt.optim.gates`: the last entry of the gates of a tensor."""
+        return {name: own["tensor_gates"][..., BASIS] for name, own in state.items() if "tensor_gates" in own}
 
     def parts(self) -> dict[str, Theta]:
         """``encoder``; ``directions``: gates of all directions; ``gain`` per tensor; ``schedule``."""
@@ -130,10 +152,14 @@ class NeuralGraphRule(LearnedRule):
                 parts["directions"][name] = 1.0 - parts["gain"][name]
             else:
                 parts["directions"][name] = torch.ones_like(value)
+                if name.startswith("inner.heads.tensor_in."):  # both are read off this layer
+                    parts["gain"][name] = torch.ones_like(value)
         if not self.inner.config.neuron_gates:  # embeddings are zero: PES would move by noise what reads or makes them
-            heads = {name: parts["directions"][f"inner.heads.{name}.weight"] for name in ("row", "col", "tensor_in")}
-            unused = (heads["row"], heads["col"], heads["tensor_in"][:, TENSOR_FEATURES:], *parts["encoder"].values())
-            for mask in unused:
+            for part in (parts["directions"], parts["gain"]):
+                part["inner.heads.tensor_in.weight"][:, TENSOR_FEATURES:] = 0.0
+            for side in ("row", "col"):
+                parts["directions"][f"inner.heads.{side}.weight"].zero_()
+            for mask in parts["encoder"].values():
                 mask.zero_()
         return parts
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from meta_train.config import RunConfig, SlotConfig
+from meta_train.estimators import spsa
 from meta_train.estimators.backprop import backprop
 from meta_train.estimators.pes import particles, perturbations
 from meta_train.inner import Stack, make_step, start
@@ -65,7 +66,7 @@ class Piece:
     """What a slot gives in an iteration.
 
     Attributes:
-        gradient: ``[dim]`` from backpropagation; empty from PES, whose gradient follows from the meta-losses.
+        gradient: ``[dim]``; empty from PES, whose gradient follows from the meta-losses.
         meta_losses: ``[optimizee]``; those that are not finite have no part in the gradient.
     """
 
@@ -104,8 +105,8 @@ def _new_run(config: RunConfig, slot: int, run: int, offset: bool) -> Plan:
 def enter(rule: LearnedRule, theta: Theta, settings: SlotConfig, plan: Plan) -> Live:
     """Build the task of a new run, and its stack where the first piece begins."""
     task = draw(plan.family, plan.task_seed)
-    copies = 2 if settings.estimator == "pes" else 1
-    stack = start(rule, task, count=settings.count, horizon=plan.horizon, seed=plan.seed, copies=copies)
+    sizes = {"count": settings.count, "copies": settings.copies}
+    stack = start(rule, task, **sizes, horizon=plan.horizon, seed=plan.seed)
     if plan.begin:
         with torch.no_grad():
             stack, _ = unroll(make_step(rule, task), theta, task, stack, plan.begin)
@@ -131,6 +132,18 @@ def advance(
         with torch.no_grad():
             after, losses = unroll(make_step(rule, live.task, own_theta=True), own, live.task, live.stack, steps)
         gradient = torch.zeros(0)
+    elif settings.estimator == "spsa":
+        moves = spsa.perturbations(live.plan.seed, settings.count, settings.sigma, list(live.stack.weights))
+        gradient, after, losses = spsa.spsa(
+            make_step(rule, live.task, log_gains=moves),
+            lambda stack: rule.log_gains(stack.state),
+            theta,
+            live.task,
+            live.stack,
+            epsilon=moves,
+            sigma=settings.sigma,
+            objective=objective,
+        )
     else:
         gradient, after, losses = backprop(
             make_step(rule, live.task),

@@ -88,7 +88,7 @@ class Trainer:
         }
         # For each slot, the length of its gradient on the wire, and of its meta-losses.
         self.sizes = [
-            (0, 2 * slot.count) if slot.estimator == "pes" else (self.outer.size(), slot.count) for slot in config.slots
+            (0 if slot.estimator == "pes" else self.outer.size(), slot.copies * slot.count) for slot in config.slots
         ]
         self.live: dict[int, Live] = {}
         self.failures = [0] * len(config.slots)  # in a row

@@ -18,7 +18,7 @@ from ngopt.optim.basis import BASIS
 from ngopt.optim.config import UpdateConfig
 from ngopt.optim.plan import ParamPlan
 
-TENSOR_FEATURES = 18
+TENSOR_FEATURES = 19
 HIDDEN = 16
 
 
@@ -71,7 +71,11 @@ def tensor_features(
     total_steps: int | None,
     dtype: torch.dtype,
 ) -> Tensor:  # [TENSOR_FEATURES]
-    """What the tensor head sees of one parameter, besides its neurons. Independent of the scale of loss and weights."""
+    """What the tensor head sees of one parameter, besides its neurons. Independent of the scale of the loss.
+
+    The size of the weights, in units of what keeps signals at their size, says how far a step carries: a network that
+    multiplies its inputs by 30 (SIREN) has small weights, and wants small steps.
+    """
     w, g, m = (x.to(dtype).flatten() for x in (weight, gradient, momentum))
     w_norm, g_norm, m_norm = (torch.linalg.vector_norm(x) + 1e-12 for x in (w, g, m))
     _, row, col, tap = plan.matrix_shape
@@ -99,6 +103,7 @@ def tensor_features(
             torch.dot(g, w) / (g_norm * w_norm),
             torch.dot(m, w) / (m_norm * w_norm),
             torch.tanh(torch.log(m_norm / g_norm)),
+            torch.tanh(0.5 * torch.log(w_norm * math.sqrt(col * tap / len(w)))),
         ]
     )
     return torch.cat([measured, measured.new_tensor(constants)])

@@ -33,6 +33,12 @@ MISTAKES = {
     "no steps": ({"slots": [{"steps": [0, 5]}]}, "steps = "),
     "damping": ({"slots": [{"damping": 1.5}]}, "damping = 1.5"),
     "sigma": ({"slots": [{"sigma": 0.0}]}, "sigma = 0.0"),
+    "pieces of runs": ({"slots": [{"estimator": "spsa", "offset": False}]}, r"steps = .* whole runs with spsa"),
+    "begun runs": ({"slots": [{"estimator": "spsa", "steps": [150, 150]}]}, "offset = True must be false with spsa"),
+    "no gains": (
+        {"kind": "feed_forward", "slots": [{"estimator": "spsa", "steps": [150, 150], "offset": False}]},
+        "estimator = 'spsa' .* has no gains",
+    ),
     "not a number": ({"outer": {"lr": math.nan}}, "lr = nan"),
     "ema": ({"outer": {"ema": 1.0}}, "ema = 1.0"),
     "strengths": ({"evaluation": {"strengths": [0.0]}}, "strengths = "),

@@ -1,0 +1,134 @@
+"""Perturbed gains against the true gradient of whole runs; what a pair shares; a run of the trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from meta_train_cases import BACKPROP, PowerTask, RateRule, config_of, moved_rule, register, thetas, tiny, trainer_of
+from torch import Tensor, nn
+
+from meta_train.estimators.spsa import perturbations, spsa
+from meta_train.inner import make_step, start
+from meta_train.rules import LearnedRule
+from meta_train.theta import Theta, flatten, unflatten
+from meta_train.unroll import Objective, meta_losses, unroll
+
+HORIZON, PAIRS, SIGMA = 20, 3, 1e-3
+SPSA = {
+    "estimator": "spsa", "families": ["tiny"], "count": 2, "horizon": [12, 14], "steps": [14, 14], "offset": False,
+    "train": ["encoder", "gain"], "sigma": 0.3,
+}  # fmt: skip
+CONTROL = 0.05  # a wrong gradient is off by more than this
+
+
+class TwoWeights(PowerTask):
+    """Two tensors, of which one matters more."""
+
+    def init(self, seed: int, count: int) -> dict[str, Tensor]:
+        return {name: self.start.repeat(count, 1) for name in ("a", "b")}
+
+    def loss(self, weights: dict[str, Tensor], batch: tuple[Tensor, ...]) -> Tensor:
+        return super().loss({"w": weights["a"]}, batch) + 4.0 * (weights["b"] ** 2).mean()
+
+
+class TwoGains(RateRule):
+    """Gradient descent with a learned rate for each of two tensors, which its state remembers as log gains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor([-3.0, -4.0]))
+
+    def init_state(self, graph: Any, name: str, weight: Tensor) -> dict[str, Tensor]:
+        return {"gain": torch.zeros(())}
+
+    def update(self, graph, weights, grads, state, *, step: int, total_steps: int, log_gains=None):
+        own = dict(zip(weights, self.gain, strict=True))
+        moves = log_gains or dict.fromkeys(weights, 0.0)
+        updates = {name: -torch.exp(own[name] + moves[name]) * grads[name] for name in weights}
+        return updates, {name: {"gain": gain.to(state[name]["gain"])} for name, gain in own.items()}
+
+    def log_gains(self, state):
+        return {name: own["gain"] for name, own in state.items()}
+
+
+def estimate(rule: LearnedRule, task: Any, theta: Theta, sigma: float = SIGMA) -> tuple[Tensor, dict[str, Tensor]]:
+    """The gradient and the perturbations behind it."""
+    stack = start(rule, task, count=PAIRS, horizon=HORIZON, seed=1, copies=2)
+    stack = stack.with_tensors(x.double() for x in stack.tensors())
+    moves = {name: x.double() for name, x in perturbations(7, PAIRS, sigma, list(stack.weights)).items()}
+    step = make_step(rule, task, log_gains=moves)
+    settings = {"epsilon": moves, "sigma": sigma, "objective": Objective()}
+    gradient, after, losses = spsa(step, lambda s: rule.log_gains(s.state), theta, task, stack, **settings)
+    assert after.done and losses.shape == (HORIZON, 2 * PAIRS) and not gradient.requires_grad
+    return gradient, moves
+
+
+def test_it_is_the_true_gradient_times_the_covariance_of_the_perturbations() -> None:
+    rule, task = TwoGains(), TwoWeights(torch.tensor([1.0, -1.0]), torch.tensor([1.0, 3.0]))
+    found, moves = estimate(rule, task, thetas(rule))
+    theta = {name: value.requires_grad_() for name, value in thetas(rule).items()}
+    stack = start(rule, task, count=1, horizon=HORIZON, seed=1)
+    stack = stack.with_tensors(x.double() for x in stack.tensors())
+    _, losses = unroll(make_step(rule, task), theta, task, stack, HORIZON)
+    [true] = torch.autograd.grad(meta_losses(Objective(), losses, 0, HORIZON).mean(), [theta["gain"]])
+    half = torch.stack([own[:PAIRS] for own in moves.values()])
+    expected = half @ half.T @ true / (SIGMA**2 * PAIRS)
+    ours = unflatten(found, theta)["gain"]
+    assert (ours - expected).norm() < 1e-4 * expected.norm()
+    assert (ours - true).norm() > CONTROL * true.norm()  # control: the covariance is there
+    assert (unflatten(found, theta)["rate"] == 0.0).all()  # says nothing about gains
+
+
+def test_pairs_are_mirrored_and_share_a_part() -> None:
+    moves = perturbations(3, 4000, 0.5, ["a", "b", "c"])
+    for own in moves.values():
+        assert torch.equal(own[:4000], -own[4000:])
+        assert abs(float(own.std()) - 0.5) < 0.02
+    a, b = moves["a"][:4000], moves["b"][:4000]
+    assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1]) - 0.5) < 0.05
+    assert not torch.equal(perturbations(4, 4000, 0.5, ["a"])["a"], moves["a"])  # control: another seed
+
+
+def test_the_rule_of_neural_graphs_learns_to_say_it() -> None:
+    """A small step against the gradient lowers the meta-loss; only what gains are read off gets a gradient."""
+    rule, task = moved_rule(), tiny(torch.Generator().manual_seed(0))
+    theta = thetas(rule)
+    gradient, _ = estimate(rule, task, theta, sigma=0.1)
+    by_name = unflatten(gradient, theta)
+    assert by_name["inner.heads.tensor_out.weight"][-1].abs().max() > 0.0
+    assert any(value.abs().max() > 0.0 for name, value in by_name.items() if ".encoder." in name)
+    assert by_name["inner.heads.tensor_out.weight"][:-1].abs().max() == 0.0
+    assert by_name["inner.heads.row.weight"].abs().max() == 0.0
+
+    def meta_loss(at: Tensor) -> float:
+        stack = start(rule, task, count=PAIRS, horizon=HORIZON, seed=1)
+        stack = stack.with_tensors(x.double() for x in stack.tensors())
+        with torch.no_grad():
+            _, losses = unroll(make_step(rule, task), unflatten(at, theta), task, stack, HORIZON)
+        return float(meta_losses(Objective(), losses, 0, HORIZON).mean())
+
+    move = 0.3 * gradient / gradient.norm()
+    here = flatten(theta)
+    assert meta_loss(here - move) < meta_loss(here) < meta_loss(here + move)  # the last one is the control
+
+
+@pytest.mark.parametrize("slots", [[SPSA], [SPSA, BACKPROP]], ids=["alone", "mixed"])
+def test_a_stopped_run_ends_with_the_same_bits(slots: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch.setitem)
+    config = config_of(slots=slots, iterations=4)
+
+    def run(path: Path, *stops: int) -> Theta:
+        for stop in (*stops, 4):
+            trainer = trainer_of(config, path)
+            while trainer.progress.iteration < stop:
+                trainer.iterate()
+                trainer.save()
+        return {name: value.detach().clone() for name, value in trainer.rule.named_parameters()}
+
+    whole, fresh = run(tmp_path / "whole"), dict(trainer_of(config, tmp_path / "none").rule.named_parameters())
+    stopped = run(tmp_path / "stopped", 1, 3)
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    assert not all(torch.equal(whole[name], fresh[name]) for name in whole)  # control: something was learned
