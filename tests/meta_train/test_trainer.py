@@ -290,7 +290,9 @@ def test_only_the_named_parts_are_trained(tmp_path: Path) -> None:
     for _ in range(3):
         trainer.iterate()
     moved = {n for n, x in trainer.outer.params.items() if not torch.equal(x, trainer.untrained[n])}
-    heads = {f"inner.heads.tensor_{name}" for name in ("out.bias", "out.weight", "direct.weight")}
+    heads = {
+        f"inner.heads.tensor_{name}" for name in ("in.weight", "in.bias", "out.bias", "out.weight", "direct.weight")
+    }
     assert moved == heads | {"inner.schedule.weight"}
     bias = trainer.outer.params["inner.heads.tensor_out.bias"]
     assert bias[-1] != 0.0 and not bias[:-1].any()
