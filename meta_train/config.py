@@ -195,7 +195,12 @@ class RunConfig:
         _require(bool(self.slots), "slots", self.slots, "at least one slot")
         if self.kind == "feed_forward":
             used = [slot.estimator for slot in self.slots]
-            _require("spsa" not in used, "estimator", "spsa", "another one: a feed-forward rule has no gains")
+            _require(
+                "spsa" not in used,
+                "estimator",
+                "spsa",
+                "another one: a feed-forward rule says nothing about whole tensors",
+            )
 
 
 def read_config(path: str | Path) -> RunConfig:

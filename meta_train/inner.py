@@ -87,7 +87,7 @@ def batch_at(task: Task, stack: Stack) -> Batch:
 
 
 def make_step(
-    rule: LearnedRule, task: Task, *, own_theta: bool = False, log_gains: Mapping[str, Tensor] | None = None
+    rule: LearnedRule, task: Task, *, own_theta: bool = False, moves: Mapping[str, Tensor] | None = None
 ) -> Callable[..., tuple[Stack, Tensor]]:
     """A function ``(theta, stack) -> (stack, losses [optimizee])`` that makes one step.
 
@@ -97,22 +97,22 @@ def make_step(
         rule: Its meta-parameters are given at each call.
         task: What the optimizees learn.
         own_theta: Every optimizee has its own meta-parameters, ``[optimizee, ...]``; else they share them.
-        log_gains: Added to the logarithm of the step size of each tensor, each ``[optimizee]``.
+        moves: Added to what the rule says about each weight (`LearnedRule.actions`), each ``[optimizee, action]``.
     """
     applied = _Applied(rule)
 
-    def one(theta, weights: Weights, state: State, batch: Batch, noise: Weights, gains: Weights, at: tuple[int, int]):
+    def one(theta, weights: Weights, state: State, batch: Batch, noise: Weights, moves: Weights, at: tuple[int, int]):
         grads, loss = grad_and_value(task.loss)(weights, batch)
         for name, drawn in noise.items():
             grads[name] = grads[name] + drawn * grads[name].detach().square().mean().sqrt()
         prefixed = {f"rule.{name}": value for name, value in theta.items()}
-        updates, state = functional_call(applied, prefixed, (task.graph, weights, grads, state, gains, *at))
+        updates, state = functional_call(applied, prefixed, (task.graph, weights, grads, state, moves, *at))
         return {name: weight + updates[name] for name, weight in weights.items()}, state, loss
 
     def step(theta: Theta, stack: Stack) -> tuple[Stack, Tensor]:
         at = (stack.step, stack.horizon)
         stacked = vmap(lambda *xs: one(*xs, at), in_dims=(0 if own_theta else None, 0, 0, 0, 0, 0))
-        given = batch_at(task, stack), _gradient_noise(task, stack), dict(log_gains or {})
+        given = batch_at(task, stack), _gradient_noise(task, stack), dict(moves or {})
         weights, state, losses = stacked(theta, stack.weights, stack.state, *given)
         return replace(stack, weights=weights, state=state, step=stack.step + 1), losses
 
@@ -142,6 +142,6 @@ class _Applied(nn.Module):
         super().__init__()
         self.rule = rule
 
-    def forward(self, graph, weights, grads, state, log_gains, step: int, horizon: int):
-        given = {"log_gains": log_gains} if log_gains else {}
+    def forward(self, graph, weights, grads, state, moves, step: int, horizon: int):
+        given = {"moves": moves} if moves else {}
         return self.rule.update(graph, weights, grads, state, step=step, total_steps=horizon, **given)

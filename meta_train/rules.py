@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,12 +17,13 @@ from ngopt.errors import CheckpointError
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.basis import BASIS
 from ngopt.optim.checkpoint import load_pretrained, save_pretrained
-from ngopt.optim.gates import TENSOR_FEATURES
+from ngopt.optim.gates import TENSOR_FEATURES, Gates
 from ngopt.optim.plan import plan_graph
-from ngopt.optim.update import DEFAULT_LR, UpdateConfig, UpdateRule, init_state, update
+from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update
 
 State = dict[str, dict[str, Tensor]]
 NONE: Mapping[str, Tensor] = MappingProxyType({})
+GATE = 0.3  # a gate's move, relative to a log gain's
 
 
 class LearnedRule(nn.Module):
@@ -40,7 +42,7 @@ class LearnedRule(nn.Module):
         *,
         step: int,
         total_steps: int,
-        log_gains: Mapping[str, Tensor] = NONE,
+        moves: Mapping[str, Tensor] = NONE,
     ) -> tuple[dict[str, Tensor], State]:
         """What to add to each weight, and the new state. Differentiable in the meta-parameters.
 
@@ -51,12 +53,16 @@ class LearnedRule(nn.Module):
             state: By name.
             step: Steps made so far.
             total_steps: Length of the run.
-            log_gains: Added to the logarithm of each weight's step size, ``[]``; by name, for all or none.
+            moves: Added to the rule's actions, ``[action]``; by name of the weight, for all or none.
         """
         raise NotImplementedError
 
-    def log_gains(self, state: State) -> dict[str, Tensor]:
-        """The logarithm of the gain of each weight as its state has it, differentiable in the meta-parameters."""
+    def actions(self, state: State) -> dict[str, Tensor]:  # each [..., action]
+        """The few numbers that the rule decides on for each weight, off its state; differentiable in the rule."""
+        raise NotImplementedError
+
+    def action_scales(self) -> Tensor:  # [action]
+        """How far each action has to move to make a like difference."""
         raise NotImplementedError
 
     def parts(self) -> dict[str, Theta]:
@@ -102,6 +108,24 @@ def make_rule(kind: str, config: UpdateConfig, init: str = "") -> LearnedRule:
     return rule
 
 
+class Moved:
+    """An `UpdateRule` whose gates of each tensor are moved by given amounts.
+
+    Args:
+        rule: The rule.
+        moves: By name, ``[BASIS + 1]``.
+    """
+
+    def __init__(self, rule: UpdateRule, moves: Mapping[str, Tensor]) -> None:
+        self.rule, self.moves = rule, moves
+        self.config, self.schedule = rule.config, rule.schedule
+
+    def gates(self, *given: Any) -> dict[str, Gates]:
+        """See `UpdateRule.gates`."""
+        found = self.rule.gates(*given)
+        return {name: replace(gates, tensor=gates.tensor + self.moves[name]) for name, gates in found.items()}
+
+
 class NeuralGraphRule(LearnedRule):
     """`ngopt.optim.update` as a `LearnedRule`.
 
@@ -129,18 +153,24 @@ class NeuralGraphRule(LearnedRule):
         config = self.inner.config
         return init_state(weight, plan_graph(graph, config)[name].block, config)
 
-    def update(self, graph, weights, grads, state, *, step: int, total_steps: int, log_gains=NONE):
+    def update(self, graph, weights, grads, state, *, step: int, total_steps: int, moves=NONE):
         """See `ngopt.optim.update.update`."""
-        lr = {name: DEFAULT_LR * torch.exp(gain) for name, gain in log_gains.items()} or DEFAULT_LR
-        return update(self.inner, graph, weights, grads, state, step=step, total_steps=total_steps, lr=lr)
+        rule = Moved(self.inner, moves) if moves else self.inner
+        return update(rule, graph, weights, grads, state, step=step, total_steps=total_steps)
 
-    def log_gains(self, state: State) -> dict[str, Tensor]:
-        """See `ngopt.optim.gates`: the last entry of the gates of a tensor."""
-        return {name: own["tensor_gates"][..., BASIS] for name, own in state.items() if "tensor_gates" in own}
+    def actions(self, state: State) -> dict[str, Tensor]:
+        """Gates of each tensor as a whole, and the logarithm of its gain; see `ngopt.optim.gates`."""
+        return {name: own["tensor_gates"] for name, own in state.items()}
+
+    def action_scales(self) -> Tensor:
+        """A gate moves the step's direction by its value; a gain, its length by its exponential."""
+        return torch.tensor([GATE] * BASIS + [1.0])
 
     def parts(self) -> dict[str, Theta]:
-        """``encoder``; ``directions``: gates of all directions; ``gain`` per tensor; ``schedule``."""
-        parts: dict[str, Theta] = {"encoder": {}, "directions": {}, "gain": {}, "schedule": {}}
+        """``encoder``; ``directions``: all gates; ``neurons``: those of neurons on the leading direction, which move
+        steps from neuron to neuron and nothing else; ``tensors``: those of whole tensors; ``gain``; ``schedule``.
+        """
+        parts: dict[str, Theta] = {k: {} for k in ("encoder", "directions", "neurons", "tensors", "gain", "schedule")}
         for name, value in self.named_parameters():
             if name.startswith("inner.encoder."):
                 parts["encoder"][name] = torch.ones_like(value)
@@ -150,16 +180,19 @@ class NeuralGraphRule(LearnedRule):
                 parts["gain"][name] = torch.zeros_like(value)
                 parts["gain"][name][-1] = 1.0
                 parts["directions"][name] = 1.0 - parts["gain"][name]
+                parts["tensors"][name] = parts["directions"][name].clone()
             else:
                 parts["directions"][name] = torch.ones_like(value)
-                if name.startswith("inner.heads.tensor_in."):  # both are read off this layer
-                    parts["gain"][name] = torch.ones_like(value)
+                if name.startswith("inner.heads.tensor_in."):  # gates and gain are read off this layer
+                    parts["gain"][name], parts["tensors"][name] = torch.ones_like(value), torch.ones_like(value)
+                else:
+                    parts["neurons"][name] = torch.zeros_like(value)
+                    parts["neurons"][name][::BASIS] = 1.0
         if not self.inner.config.neuron_gates:  # embeddings are zero: PES would move by noise what reads or makes them
-            for part in (parts["directions"], parts["gain"]):
-                part["inner.heads.tensor_in.weight"][:, TENSOR_FEATURES:] = 0.0
-            for side in ("row", "col"):
-                parts["directions"][f"inner.heads.{side}.weight"].zero_()
-            for mask in parts["encoder"].values():
+            for part in ("directions", "tensors", "gain"):
+                parts[part]["inner.heads.tensor_in.weight"][:, TENSOR_FEATURES:] = 0.0
+            sides = [parts["directions"][f"inner.heads.{side}.weight"] for side in ("row", "col")]
+            for mask in (*sides, *parts["neurons"].values(), *parts["encoder"].values()):
                 mask.zero_()
         return parts
 

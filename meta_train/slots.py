@@ -133,15 +133,16 @@ def advance(
             after, losses = unroll(make_step(rule, live.task, own_theta=True), own, live.task, live.stack, steps)
         gradient = torch.zeros(0)
     elif settings.estimator == "spsa":
-        moves = spsa.perturbations(live.plan.seed, settings.count, settings.sigma, list(live.stack.weights))
+        sigmas = settings.sigma * rule.action_scales().to(flatten(theta))
+        moves = spsa.perturbations(live.plan.seed, settings.count, sigmas, list(live.stack.weights))
         gradient, after, losses = spsa.spsa(
-            make_step(rule, live.task, log_gains=moves),
-            lambda stack: rule.log_gains(stack.state),
+            make_step(rule, live.task, moves=moves),
+            rule.actions,
             theta,
             live.task,
             live.stack,
-            epsilon=moves,
-            sigma=settings.sigma,
+            moves=moves,
+            sigmas=sigmas,
             objective=objective,
         )
     else:

@@ -1,8 +1,9 @@
-r"""Simultaneous perturbation of the log gains: whole runs of any length, without backpropagation through them.
+r"""Simultaneous perturbation of what the rule says: whole runs of any length, without backpropagation through them.
 
-Evolution strategies that perturb meta-parameters have to find their signal in thousands of dimensions. A run feels most
-of them through one number per tensor, the logarithm of its gain :math:`a_n`. So perturb that: antithetic pairs of
-optimizees make the whole run with :math:`a_n \pm \epsilon_n`, and the rule learns to say what would have been better:
+Evolution strategies that perturb meta-parameters have to find their signal in thousands of dimensions. A run feels them
+through a few numbers per tensor, the rule's actions :math:`a_n` (how far to step, which direction to mix in). So move
+those: antithetic pairs of optimizees make the whole run with :math:`a_n \pm \epsilon_n`, and the rule learns to say
+what would have been better:
 
 .. math::
 
@@ -10,9 +11,9 @@ optimizees make the whole run with :math:`a_n \pm \epsilon_n`, and the rule lear
     g = \sum_n c_n \frac{\partial \bar a_n}{\partial \theta}
 
 :math:`\bar a_n` is the mean over optimizees and over a few steps of the run; :math:`\epsilon_n` has a part that all
-tensors of a network share, since the size of the whole step matters most, and a part of its own. Both of a pair start
+tensors of a network share, since what is done to all of them matters most, and a part of its own. Both of a pair start
 from the same weights and see the same batches. Unlike backpropagation, which is confined to short runs, this sees what
-a step size does to the end of a long run.
+an action does to the end of a long run.
 
 Sources: Spall 1992, "Multivariate stochastic approximation using a simultaneous perturbation gradient approximation",
 IEEE Transactions on Automatic Control 37(3); perturbing what a network says instead of its weights is "node
@@ -22,49 +23,57 @@ networks", Neural Computation 17(12)).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from meta_train.inner import Stack, losses_of
+from meta_train.rules import State
 from meta_train.seeds import generator
 from meta_train.tasks import Task
 from meta_train.theta import Theta, flatten
 from meta_train.unroll import Objective, meta_losses
 
 SHARED = 0.5  # share of a perturbation's variance that all tensors of a network have in common
-LOOKS = (0.0, 0.1, 0.3, 0.6)  # when, as shares of the run, gains are looked at
+LARGEST = 1.0  # difference of meta-losses that counts: a run that diverged says "worse", and no more
+LOOKS = (0.0, 0.1, 0.3, 0.6)  # when, as shares of the run, actions are looked at
 
 
-def perturbations(seed: int, pairs: int, sigma: float, names: list[str]) -> dict[str, Tensor]:  # each [2 * pair]
-    """What is added to the log gain of each tensor: first of each pair's first, then the same with the other sign."""
-    drawn = torch.randn(1 + len(names), pairs, generator=generator("perturbation", seed))
-    own = sigma * (SHARED**0.5 * drawn[:1] + (1.0 - SHARED) ** 0.5 * drawn[1:])
-    return {name: torch.cat([one, -one]) for name, one in zip(names, own, strict=True)}
+def perturbations(
+    seed: int,
+    pairs: int,
+    sigmas: Tensor,  # [action]
+    names: list[str],
+) -> dict[str, Tensor]:  # each [2 * pair, action]
+    """What is added to the actions of each tensor: for the first of each pair, then the same with the other sign."""
+    drawn = torch.randn(1 + len(names), pairs, len(sigmas), generator=generator("perturbation", seed))
+    own = (SHARED**0.5 * drawn[:1] + (1.0 - SHARED) ** 0.5 * drawn[1:]) * sigmas.to(drawn)
+    return {name: torch.cat([one, -one]).to(sigmas) for name, one in zip(names, own, strict=True)}
 
 
 def spsa(
     step: Callable[..., tuple[Stack, Tensor]],
-    log_gains: Callable[[Stack], dict[str, Tensor]],
+    actions: Callable[[State], dict[str, Tensor]],
     theta: Theta,
     task: Task,
     stack: Stack,
     *,
-    epsilon: dict[str, Tensor],
-    sigma: float,
+    moves: dict[str, Tensor],
+    sigmas: Tensor,
     objective: Objective,
 ) -> tuple[Tensor, Stack, Tensor]:
     """Gradient of the meta-loss of a whole run.
 
     Args:
-        step: From `meta_train.inner.make_step`, with the perturbations.
-        log_gains: Reads the log gain of each tensor off a stack's state, each ``[optimizee]``.
+        step: From `meta_train.inner.make_step`, with the moves.
+        actions: Reads the rule's actions off the state, each ``[optimizee, action]``.
         theta: Meta-parameters; all get a gradient.
         task: What the optimizees learn.
         stack: Pairs before their first step.
-        epsilon: From `perturbations`.
-        sigma: Their standard deviation.
+        moves: From `perturbations`.
+        sigmas: Their standard deviations, ``[action]``.
         objective: The meta-loss.
 
     Returns:
@@ -78,14 +87,16 @@ def spsa(
         with torch.set_grad_enabled(look):
             stack, before = step(theta, stack)
         if look:
-            seen.append(log_gains(stack))
+            seen.append(actions(stack.state))
         stack = stack.detached()
         losses.append(before.detach())
     after_each = torch.stack([*losses[1:], losses_of(task, stack)])
-    plus, minus = meta_losses(objective, after_each, 0, stack.horizon).chunk(2)
-    better = torch.where(torch.isfinite(plus - minus), plus - minus, 0.0)
-    pairs = max(1, int(torch.isfinite(plus - minus).sum()))
-    wanted = {name: better @ own[: len(better)].to(better) / (2 * sigma**2 * pairs) for name, own in epsilon.items()}
-    said = sum(wanted[name] * gain.mean() for gains in seen for name, gain in gains.items()) / len(seen)
+    own = meta_losses(objective, after_each, 0, stack.horizon)
+    plus, minus = torch.where(torch.isfinite(own), own, math.inf).chunk(2)
+    worse = (plus - minus).clamp(-LARGEST, LARGEST)  # NaN where both of a pair diverged
+    told = ~worse.isnan()
+    worse = torch.where(told, worse, 0.0) / (2 * max(1, int(told.sum())))
+    against = {name: worse @ own[: len(worse)].to(worse) / sigmas.to(worse) ** 2 for name, own in moves.items()}
+    said = sum((against[name] * own.mean(0)).sum() for one in seen for name, own in one.items()) / len(seen)
     grads = torch.autograd.grad(said, list(theta.values()), materialize_grads=True)
     return flatten(dict(zip(theta, grads, strict=True))), stack, after_each

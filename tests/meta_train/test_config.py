@@ -37,7 +37,7 @@ MISTAKES = {
     "begun runs": ({"slots": [{"estimator": "spsa", "steps": [150, 150]}]}, "offset = True must be false with spsa"),
     "no gains": (
         {"kind": "feed_forward", "slots": [{"estimator": "spsa", "steps": [150, 150], "offset": False}]},
-        "estimator = 'spsa' .* has no gains",
+        "estimator = 'spsa' .* this rule says nothing about whole tensors",
     ),
     "not a number": ({"outer": {"lr": math.nan}}, "lr = nan"),
     "ema": ({"outer": {"ema": 1.0}}, "ema = 1.0"),
