@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.common.shards import read_shard
 from benchmarks.inr_data.manifest import MANIFEST, read_manifest
 from benchmarks.inr_data.plan import SPLITS, folder, originals
-from benchmarks.inr_data.shards import read_shard
 from benchmarks.inr_data.siren import Params
 from meta_train.data import DataMissingError
 from meta_train.data import load as load_images
@@ -94,13 +94,19 @@ def load(
         raise ValueError(f"{place} holds {manifest['dataset']}-{manifest['size']}. Put it where its name says.")
     parts: dict[str, list[dict[str, Tensor]]] = {split: [] for split in SPLITS}
     for entry in manifest["shards"]:
-        tensors = read_shard(place / entry["file"], entry["sha256"], manifest["architecture"]["shapes"], entry["count"])
+        tensors = read_shard(place / entry["file"], entry["sha256"], _shapes(manifest, entry["count"]))
         tensors["copy"] = torch.full((entry["count"],), entry["copy"])
         keep = _good(tensors, place / entry["file"], entry, below_floor)
         parts[entry["split"]].append({name: tensor[keep] for name, tensor in tensors.items()})
     sets = {split: _joined(parts[split], manifest, split, root, fetch) for split in SPLITS}
     _check_disjoint(sets)
     return sets
+
+
+def _shapes(manifest: dict[str, Any], count: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a shard with so many networks."""
+    shapes = {name: (count, *shape) for name, shape in manifest["architecture"]["shapes"].items()}
+    return shapes | {name: (count,) for name in ("label", "image_index", "psnr", "attempt")}
 
 
 def _good(tensors: dict[str, Tensor], path: Path, entry: dict[str, Any], below_floor: bool) -> Tensor:  # bool [net]

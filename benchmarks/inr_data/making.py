@@ -9,11 +9,8 @@ from __future__ import annotations
 import functools
 import json
 import math
-import multiprocessing
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.common.results import write_text
+from benchmarks.common.shards import TEMPORARY, is_done, write_shard
+from benchmarks.common.workers import in_workers
 from benchmarks.inr_data.fitting import Recipe, fit
 from benchmarks.inr_data.gradient import flops
 from benchmarks.inr_data.manifest import FIT, MANIFEST, new_manifest, read_manifest, write_manifest
 from benchmarks.inr_data.plan import SHARD, Shard, architecture, floor_of, folder, make_plan, originals
-from benchmarks.inr_data.shards import TEMPORARY, is_done, write_shard
 from benchmarks.inr_data.siren import HIDDEN, OMEGA, Params, initial
 from meta_train.data import Dataset
 from meta_train.data import load as load_images
@@ -83,7 +81,7 @@ def make(job: Job) -> dict[str, Any]:
     total = sum(len(shard.images) for shard in plan)
     have = total - sum(len(shard.images) for shard in todo)
     with tqdm(total=total, initial=have, desc=place.name, unit="INR") as bar:
-        for count in _fit_all(job, todo):
+        for count in in_workers(functools.partial(fit_shard, job), todo, workers=job.workers, threads=job.threads):
             done += count
             bar.update(count)
     seconds = time.monotonic() - begin
@@ -104,14 +102,15 @@ def make(job: Job) -> dict[str, Any]:
     return report
 
 
-def fit_shard(job: Job, shard: Shard) -> None:
-    """Fit the networks of one file, some of them again, and write it."""
+def fit_shard(job: Job, shard: Shard) -> int:
+    """Fit the networks of one file, some of them again, and write it; returns how many."""
     data = _images(job.dataset, job.root)
     index = torch.tensor(shard.images)
     images, labels = originals(data, shard.split, index)
     params, psnr, attempt = fit_until_good(images.to(job.device), shard, job)
     tensors = params | {"label": labels, "image_index": index, "psnr": psnr, "attempt": attempt}
     write_shard(folder(job.dataset, job.size, job.root) / shard.file, tensors, _settings(job, shard))
+    return len(shard.images)
 
 
 def fit_until_good(
@@ -175,40 +174,3 @@ def _refuse_other_settings(place: Path, job: Job) -> None:
             + ", ".join(f"{name} {found.get(name)!r}, not {job.settings()[name]!r}" for name in differ)
             + f". Give these, or another --root, or remove {place / MANIFEST} to make it anew."
         )
-
-
-def _fit_all(job: Job, todo: list[Shard]) -> Iterator[int]:
-    """Fit shards, here or in workers; yields the count of networks as shards are done."""
-    if job.workers == 1:
-        for shard in todo:
-            fit_shard(job, shard)
-            yield len(shard.images)
-        return
-    context = multiprocessing.get_context("spawn")
-    open_ends, processes = [], {}
-    for worker in range(job.workers):
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(job, todo[worker :: job.workers], theirs), daemon=True)
-        process.start()
-        theirs.close()
-        open_ends.append(ours)
-        processes[ours] = process
-    while open_ends:
-        for end in connection.wait(open_ends):
-            try:
-                yield end.recv()
-            except EOFError:
-                open_ends.remove(end)
-                processes[end].join()
-    if any(process.exitcode for process in processes.values()):
-        raise RuntimeError("A worker failed; what it said is above. Run the command again to go on from here.")
-
-
-def _work(job: Job, shards: list[Shard], report: Any) -> None:
-    torch.set_num_threads(job.threads)
-    for shard in shards:
-        fit_shard(job, shard)
-        try:
-            report.send(len(shard.images))
-        except BrokenPipeError:
-            return  # the process that waits for this one was killed

@@ -17,18 +17,26 @@ from torch import Tensor
 
 from meta_train.data.formats import sha256
 
-ENTRY = "ngopt_inr"  # one entry only: the order of several is not always the same
+ENTRY = "ngopt_shard"  # one entry only: the order of several is not always the same
 TEMPORARY = ".tmp"
 
 
-def write_shard(path: Path, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
-    """Write a shard, with the settings that decide about its content and a hash of it in its header."""
+def write_shard(path: Path, tensors: dict[str, Tensor], settings: dict[str, Any], notes: Any = None) -> None:
+    """Write a shard, with the settings that decide about its content and a hash of it in its header.
+
+    Args:
+        path: Of the file.
+        tensors: Its content.
+        settings: As JSON has them; see `is_done`.
+        notes: What else there is to say about the content, as JSON has it; see `read_notes`.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = json.dumps({"settings": settings, "content": _content(tensors)}, sort_keys=True)
+    header = {"settings": settings, "content": _content(tensors)} | ({} if notes is None else {"notes": notes})
+    entry = json.dumps(header, sort_keys=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(save(tensors, {ENTRY: header}))
+            file.write(save(tensors, {ENTRY: entry}))
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp keeps files private
@@ -42,7 +50,7 @@ def is_done(path: Path, settings: dict[str, Any]) -> bool:
     """Whether a shard is there, whole, and made with the same settings."""
     try:
         with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get(ENTRY, "{}"))
+            header = _header(file)
             if header.get("settings") != json.loads(json.dumps(settings)):
                 return False
             return header.get("content") == _content({name: file.get_tensor(name) for name in file.keys()})
@@ -50,39 +58,48 @@ def is_done(path: Path, settings: dict[str, Any]) -> bool:
         return False
 
 
-def read_shard(path: Path, digest: str, shapes: dict[str, list[int]], count: int) -> dict[str, Tensor]:
+def read_notes(path: Path) -> Any:
+    """The notes of a shard that is known to be whole."""
+    with safe_open(path, "pt") as file:
+        return _header(file)["notes"]
+
+
+def read_shard(path: Path, digest: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Read a shard, and believe nothing about it.
 
     Args:
         path: The file.
         digest: Its SHA-256.
-        shapes: Of the parameters of one network.
-        count: How many networks it has.
+        shapes: Of all its tensors.
 
     Raises:
         FileNotFoundError: It is missing.
         ValueError: Its bytes, its tensors or their shapes are not those that the manifest has.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing. Run the fit again: it makes only what is missing.")
+        raise FileNotFoundError(f"{path} is missing. Make the set again: only what is missing is made.")
     data = path.read_bytes()
     if (found := sha256(data)) != digest:
         raise ValueError(
-            f"{path} has SHA-256 {found}, but the manifest says {digest}. Remove this file and run the fit again."
+            f"{path} has SHA-256 {found}, but the manifest says {digest}. Remove this file and run the command that "
+            "makes the set again."
         )
     try:
         tensors = load_bytes(data)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    expected = {name: (count, *shape) for name, shape in shapes.items()}
-    expected |= {name: (count,) for name in ("label", "image_index", "psnr", "attempt")}
-    if (has := {name: tuple(tensor.shape) for name, tensor in tensors.items()}) != expected:
-        wrong = sorted(name for name in expected.keys() | has.keys() if expected.get(name) != has.get(name))
+    if (has := {name: tuple(tensor.shape) for name, tensor in tensors.items()}) != shapes:
+        wrong = sorted(name for name in shapes.keys() | has.keys() if shapes.get(name) != has.get(name))
         raise ValueError(
             f"{path} holds networks of another architecture than the manifest says: "
-            + ", ".join(f"{name} is {has.get(name)}, expected {expected.get(name)}" for name in wrong)
+            + ", ".join(f"{name} is {has.get(name)}, expected {shapes.get(name)}" for name in wrong)
         )
     return tensors
+
+
+def _header(file: Any) -> dict[str, Any]:
+    entries = list((file.metadata() or {}).values())  # under whatever name: older sets have another
+    return json.loads(entries[0]) if len(entries) == 1 else {}
 
 
 def _content(tensors: dict[str, Tensor]) -> str:

@@ -1,0 +1,85 @@
+"""Make, check and draw zoos of trained networks.
+
+python -m benchmarks.cnn_zoo make small-mnist --size small --workers 2
+python -m benchmarks.cnn_zoo info small-mnist --size small
+python -m benchmarks.cnn_zoo picture small-mnist --size small
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.cnn_zoo.dataset import load
+from benchmarks.cnn_zoo.images import images_of
+from benchmarks.cnn_zoo.making import Job, make
+from benchmarks.cnn_zoo.manifest import read_manifest
+from benchmarks.cnn_zoo.plan import SIZES, ZOOS, folder
+from benchmarks.cnn_zoo.show import check, picture, table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = _parse(argv)
+    try:
+        {"make": _make, "info": _info, "picture": _picture}[arguments.command](arguments)
+    except (OSError, ValueError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _make(arguments: argparse.Namespace) -> None:
+    names = ("zoo", "size", "seed", "device", "threads", "workers", "root")
+    report = make(Job(**{name: getattr(arguments, name) for name in names}))
+    place = folder(arguments.zoo, arguments.size, arguments.root)
+    if not report["networks"]:
+        print(f"{place} is complete already.")
+        return
+    print(
+        f"{place}: {report['networks']} networks in {report['seconds']} s, {report['per_second']} per second in "
+        f"{report['workers']} process(es)"
+    )
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    place = folder(arguments.zoo, arguments.size, arguments.root)
+    zoo = load(arguments.zoo, arguments.size, arguments.root)
+    shards = read_manifest(place)["shards"]
+    left_out, skipped = ([bad for shard in shards for bad in shard[name]] for name in ("left_out", "skipped"))
+    print(f"{place}: {len(shards)} files, all hashes verified\n\n{table(zoo)}\n")
+    checked = check(zoo, images_of(arguments.zoo, arguments.size, arguments.root))
+    print(f"{checked} networks tested again: accuracies as recorded")
+    print(f"{len(left_out)} networks left out: {sorted({bad['why'] for bad in left_out})}; the manifest names them")
+    print(f"{len(skipped)} architectures skipped, of runs {[bad['run'] for bad in skipped]}")
+
+
+def _picture(arguments: argparse.Namespace) -> None:
+    path = arguments.out or Path("runs") / f"zoo-{arguments.zoo}-{arguments.size}.png"
+    zoo = load(arguments.zoo, arguments.size, arguments.root)
+    picture(zoo, path, f"{arguments.zoo}, {arguments.size}")
+    print(f"Accuracies per split, and learning curves of some runs: {path}")
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cnn_zoo", description="Zoos of trained networks.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (("make", "make a zoo, or what is missing of it"), ("info", "check it"), ("picture", "draw it")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("zoo", choices=ZOOS)
+        command.add_argument("--size", choices=SIZES, default="small")
+        command.add_argument("--root", type=Path, help="data root; default: $NGOPT_DATA, or ~/.cache/ngopt/data")
+        if name == "make":
+            command.add_argument("--seed", type=int, default=0)
+            command.add_argument("--device", default="cpu")
+            command.add_argument("--threads", type=int, default=1, help="of each process; they decide about last bits")
+            command.add_argument("--workers", type=int, default=1, help="processes; they decide about nothing")
+        if name == "picture":
+            command.add_argument("--out", type=Path, help="PNG to write; default: runs/zoo-ZOO-SIZE.png")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
