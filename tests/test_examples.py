@@ -83,6 +83,36 @@ def test_lightning_module() -> None:
     assert sum(module.losses[-8:]) < 0.8 * sum(module.losses[:8])
 
 
+@ignoring_warnings
+def test_predict_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a file it says what to run; with one (untrained here) it predicts, and says what that is worth."""
+    needs("sklearn")
+    example = load("predict_accuracy")
+    with pytest.raises(SystemExit):
+        example.main(["--predictor", str(tmp_path / "none.safetensors")])
+    assert "python -m benchmarks.cnn_generalization run --zoo wild" in capsys.readouterr().err
+    rows = example.main(["--predictor", str(untrained_predictor(tmp_path)), "--steps", "0", "200"])
+    assert rows[1][2] > 0.5 > rows[0][2]  # true accuracies: it has learned
+    assert 0 < rows[0][1] < 1 and rows[0][1] != rows[1][1]
+    assert "never replaces a test on data" in capsys.readouterr().out
+
+
+def untrained_predictor(folder: Path) -> Path:
+    """A file as a run of one step would leave it."""
+    from benchmarks.cnn_generalization.accuracy import Accuracy
+    from benchmarks.cnn_generalization.predictor import write
+    from benchmarks.weight_space.config import configure
+    from benchmarks.weight_space.models import build_model
+    from benchmarks.weight_space.samples import Samples
+
+    identity = {"suite": "cnn_generalization", "task": "accuracy", "dataset": "wild", "size": "smoke"}
+    config = configure(**identity, encoder="ng_gnn", options={"width": 16})
+    nothing, task = Samples((), torch.zeros(0)), Accuracy(0.0, 1.0)
+    model = build_model(config, nothing, task)
+    write(folder / "untrained.safetensors", model.state_dict(), config, task.saved(nothing), {})
+    return folder / "untrained.safetensors"
+
+
 def test_tiny_transformer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command that drew the README's picture, with the symmetries that the text promises."""
     model = load("tiny_transformer").tiny_transformer()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -84,6 +86,43 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
     rows = ",\n".join("    " + json.dumps(row) for row in results["rows"])
     text = json.dumps(head, indent=2).removesuffix("\n}") + ',\n  "rows": [\n' + rows + "\n  ]\n}\n"
     write_text(path, text)
+
+
+def put_row(
+    path: Path,
+    row: dict[str, Any],
+    key: Sequence[str],
+    settings: dict[str, Any],
+    command: Sequence[str],
+    order: Callable[[dict[str, Any]], Any] | None = None,
+) -> None:
+    """Put a row into a file, in the place of the one that has the same key; others may do so at the same time.
+
+    Args:
+        path: Of the file; without it, a new one is made from ``settings`` and ``command``, see `new_results`.
+        row: What to put there.
+        key: Names of what makes two rows the same.
+        settings: All that the rows have in common.
+        command: What to type to make the file again.
+        order: Key to sort all rows by; without it the new row comes last.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.parent):
+        results = read_results(path) if path.is_file() else new_results(command, settings)
+        rows = [*(other for other in results["rows"] if any(other[name] != row[name] for name in key)), row]
+        results["rows"] = rows if order is None else sorted(rows, key=order)
+        write_results(path, results)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; it goes with the process, however that ends, and leaves no file behind."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from benchmarks.weight_space.config import configure
 from benchmarks.weight_space.folder import BEST, CONFIG
-from benchmarks.weight_space.inrs import load_or_fit
 from benchmarks.weight_space.pictures import before_after_target, draw
-from benchmarks.weight_space.session import make_trainer
+from benchmarks.weight_space.session import load_networks, make_trainer
 from meta_train.tensor_files import read_tensors
 
 
@@ -32,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = configure(**json.loads((run / CONFIG).read_text(encoding="utf-8")))
     if config.suite != "inr_editing":
         parser.error(f"{run} is a run of {config.suite}; pictures are of inr_editing.")
-    trainer = make_trainer(config, load_or_fit(config.dataset, config.size, arguments.data_root), run)
+    trainer = make_trainer(config, load_networks(config, arguments.data_root), run)
     trainer.model.load_state_dict(read_tensors(run / BEST)[0])
     path = arguments.out or Path("docs/images") / f"inr_editing_{config.task}_{config.dataset}.png"
     name = f"{config.encoder} {config.variant()}".strip()

@@ -7,8 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.results import RESULTS, machine, new_results, read_results, versions, write_results
-from benchmarks.weight_space.rows import locked
+from benchmarks.common.results import RESULTS, machine, put_row, read_results, versions
 
 FOLDER = RESULTS / "learning_to_optimize"
 PACKAGES = ("schedulefree", "pytorch_optimizer")
@@ -32,12 +31,8 @@ def rows_of(path: Path) -> list[Row]:
 
 def store(path: Path, row: Row, key: Sequence[str], settings: dict[str, Any], command: Sequence[str]) -> None:
     """Put a row into a file, in the place of the one that has the same key; others may do so at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     stamped = {**row, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "on": origin()}
-    with locked(path.parent):
-        results = read_results(path) if path.is_file() else new_results(command, settings)
-        results["rows"] = [*(r for r in results["rows"] if any(r[k] != row[k] for k in key)), stamped]
-        write_results(path, results)
+    put_row(path, stamped, key, settings, command)
 
 
 def origin() -> dict[str, Any]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.weight_space.config import ENCODERS
+from benchmarks.weight_space.suites import ENCODERS
 from benchmarks.weight_space.tables import Measure, Row, by_group
 
-COLOURS = dict(zip(ENCODERS, ("#3b7dd8", "#e4572e", "#3a9e6e", "#8a8f98", "#5b5f66"), strict=True))
+COLOURS = dict(zip(ENCODERS, ("#3b7dd8", "#e4572e", "#3a9e6e", "#8a8f98", "#5b5f66", "#e6a700"), strict=True))
 
 STYLES = ("-", "--", ":", "-.")  # of the variants of an encoder
 

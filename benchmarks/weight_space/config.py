@@ -1,4 +1,4 @@
-"""Settings of one training run: checked when they are made, with the presets of every size in one table."""
+"""Settings of one training run: checked when they are made, with the preset of suite, size and encoder below them."""
 
 from __future__ import annotations
 
@@ -8,35 +8,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any
 
-from meta_train.data import DATASETS
+from benchmarks.weight_space.suites import ENCODERS, MLPS, PUBLISHED, SIZES, SUITES
 
-SIZES = ("smoke", "small", "medium", "full")
-MLPS = ("mlp", "mlp_aug")
-ENCODERS = ("ng_gnn", "ng_t", "neuron_mp", *MLPS)
-PUBLISHED = ("ng_gnn", "ng_t")  # have a faithful form
-TASKS = {"inr_classification": ("classify",), "inr_editing": ("dilation", "erosion", "contrast")}
-
-# Everything that depends on the size; "full" is as published [1].
-# [1] Kofinas et al., Graph Neural Networks for Learning Equivariant Representations of Neural Networks, 2024.
-SIZE_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "inr_classification": {
-        "smoke": {"epochs": 2, "batch_size": 16, "warmup": 2},
-        # Few passes: augmentation would only slow learning down.
-        "small": {"epochs": 5, "batch_size": 32, "warmup": 50, "augment": False},
-        "medium": {"epochs": 5, "batch_size": 32, "warmup": 100, "augment": False},
-        "full": {"epochs": 200, "batch_size": 128, "warmup": 1000},
-    },
-    "inr_editing": {
-        "smoke": {"epochs": 2, "batch_size": 16, "warmup": 2},
-        "small": {"epochs": 5, "batch_size": 32, "warmup": 50},
-        "medium": {"epochs": 5, "batch_size": 32, "warmup": 100},
-        "full": {"epochs": 200, "batch_size": 128, "warmup": 10_000},
-    },
-}
-SUITE_PRESETS: dict[str, dict[str, Any]] = {
-    "inr_classification": {"augment": True, "clip": 10.0},
-    "inr_editing": {"augment": False, "clip": 1.0},
-}
+BASELINES = (*MLPS, "statistics")  # have no options of the metanetworks
 # What says where a run belongs, or how it is carried out; all other settings are its variant.
 IDENTITY = ("suite", "task", "dataset", "size", "encoder", "seed")
 CONDUCT = ("device", "threads", "checkpoint_steps", "precision", "compile")
@@ -60,9 +34,9 @@ class Rule:
 class Config:
     """One run. `configure` fills in the preset of its size, suite and encoder."""
 
-    suite: Annotated[str, Rule(choices=tuple(TASKS))]
+    suite: Annotated[str, Rule(choices=tuple(SUITES))]
     task: Annotated[str, Rule("what to learn")]
-    dataset: Annotated[str, Rule("images that the networks stand for", choices=DATASETS)]
+    dataset: Annotated[str, Rule("which networks: what they show, or were trained on")]
     size: Annotated[str, Rule("how many networks: smoke runs in seconds", choices=SIZES)]
     encoder: Annotated[str, Rule("metanetwork, or a baseline that sees flat weights", choices=ENCODERS)]
     seed: Annotated[int, Rule("of initial weights, batches, augmentation and dropout", low=0)] = 0
@@ -71,6 +45,7 @@ class Config:
     sign: Annotated[
         bool, Rule("encoder option: exact invariance to sign flips; off with faithful and flat weights")
     ] = True
+    activations: Annotated[bool, Rule("encoder option: sees which functions neurons compute")] = True
     probes: Annotated[int, Rule("encoder option: number of probe inputs; 0: the encoder sees weights alone", low=0)] = 0
     copies: Annotated[int, Rule("encoder option: networks whose images are averaged (editing only)", low=1)] = 1
     options: Annotated[dict[str, Any], Rule("other encoder options: width=64 dropout=0.1")] = field(
@@ -79,6 +54,7 @@ class Config:
 
     epochs: Annotated[int, Rule("passes over the training networks", low=1)] = 30
     batch_size: Annotated[int, Rule("networks per step", low=1)] = 64
+    together: Annotated[int, Rule("networks of one architecture that stay together when shuffled: faster", low=1)] = 1
     lr: Annotated[float, Rule("peak learning rate", low=1e-12, high=10.0)] = 1e-3
     weight_decay: Annotated[float, Rule("of AdamW", low=0.0, high=1.0)] = 5e-4
     warmup: Annotated[int, Rule("steps of linear warm-up", low=0)] = 100
@@ -107,25 +83,38 @@ class Config:
             _check(name, getattr(self, name))
         if self.device.split(":")[0] not in ("cpu", "cuda"):
             raise ConfigError(f"device must be cpu, cuda or cuda:N, not {self.device!r}.")
-        if self.task not in TASKS[self.suite]:
-            raise ConfigError(f"{self.suite} has no task {self.task!r}; it has: {', '.join(TASKS[self.suite])}.")
+        suite = SUITES[self.suite]
+        for noun, value, known in (
+            ("task", self.task, suite.tasks),
+            (suite.noun, self.dataset, suite.datasets),
+            ("encoder", self.encoder, suite.encoders),
+        ):
+            if value not in known:
+                raise ConfigError(f"{self.suite} has no {noun} {value!r}; it has: {', '.join(known)}.")
         if self.faithful and self.encoder not in PUBLISHED:
             raise ConfigError(f"{self.encoder} has no faithful form; these have: {', '.join(PUBLISHED)}.")
         if self.faithful and (self.sign or self.probes or self.copies > 1):
             raise ConfigError("faithful is as published: leave out sign, probes and copies.")
-        if self.encoder in MLPS and (self.sign or self.probes or self.copies > 1):
-            raise ConfigError(f"{self.encoder} sees flat weights alone: leave out sign, probes and copies.")
+        if self.encoder in BASELINES and (self.sign or self.probes or self.copies > 1 or not self.activations):
+            raise ConfigError(f"{self.encoder} sees weights alone: leave out sign, probes, copies and activations.")
         if self.copies > 1 and self.suite != "inr_editing":
             raise ConfigError("copies are of use in editing only: leave them out.")
+        if not self.activations and self.encoder not in PUBLISHED:
+            raise ConfigError(f"{self.encoder} has no way not to see activations; these have: {', '.join(PUBLISHED)}.")
+        if self.probes and suite.many:
+            raise ConfigError("probes are for networks of one architecture, and these have several: leave them out.")
+        if (self.augment or self.permute or self.flip) and suite.many:
+            raise ConfigError("augment, permute and flip are for implicit networks: leave them out.")
         if self.augment and self.suite == "inr_editing":
             raise ConfigError("augment moves networks, but not the targets of editing: leave it out.")
-        if clash := sorted({"sign", "probes", "copies"} & self.options.keys()):
+        if clash := sorted({"sign", "probes", "copies", "activations"} & self.options.keys()):
             raise ConfigError(f"{', '.join(clash)} are settings of their own; take them out of options.")
 
     def encoder_options(self) -> dict[str, Any]:
         """Options for the model; those at their defaults are left to it."""
         given = {"sign": self.sign or None, "probes": self.probes or None}
         given["copies"] = self.copies if self.copies > 1 else None
+        given["activations"] = None if self.activations else False
         return {name: value for name, value in given.items() if value is not None} | self.options
 
     def changes(self) -> dict[str, Any]:
@@ -141,7 +130,7 @@ class Config:
 
     def slug(self) -> str:
         """A name for this run's folder."""
-        words = [*([] if self.task == "classify" else [self.task]), self.encoder, *self.variant().split()]
+        words = [*([] if len(SUITES[self.suite].tasks) == 1 else [self.task]), self.encoder, *self.variant().split()]
         return "-".join([*words, f"seed{self.seed}"]).replace("=", "").replace("/", "_")
 
 
@@ -155,10 +144,11 @@ def configure(**values: Any) -> Config:
         raise ConfigError(f"There are no settings {', '.join(unknown)}; known are: {', '.join(settings())}.")
     if missing := [name for name in IDENTITY if name != "seed" and name not in values]:
         raise ConfigError(f"These settings have no default: {', '.join(missing)}.")
-    if values["suite"] not in TASKS or values["size"] not in SIZES:
-        raise ConfigError(f"Suite must be one of {tuple(TASKS)} and size one of {SIZES}; {values} is given.")
-    preset: dict[str, Any] = SUITE_PRESETS[values["suite"]] | SIZE_PRESETS[values["suite"]][values["size"]]
-    if values["encoder"] in MLPS:
+    if values["suite"] not in SUITES or values["size"] not in SIZES:
+        raise ConfigError(f"Suite must be one of {tuple(SUITES)} and size one of {SIZES}; {values} is given.")
+    suite = SUITES[values["suite"]]
+    preset: dict[str, Any] = {**suite.preset, **suite.sizes[values["size"]]}
+    if values["encoder"] in BASELINES:
         preset = preset | {"sign": False}
     if values["encoder"] == "mlp_aug":
         preset = preset | {"permute": True, "flip": True}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 from benchmarks.common.results import write_text
@@ -42,6 +42,8 @@ def claim(folder: Path, config: Config) -> None:
     mine = asdict(config)
     if (folder / CONFIG).is_file():
         theirs = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        defaults = {f.name: f.default for f in fields(Config)}  # of settings that there were not yet
+        theirs = {name: value for name, value in defaults.items() if value is not MISSING} | theirs
         other = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
         if other:
             differences = "; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} asked for" for key in other)

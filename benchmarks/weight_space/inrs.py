@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import ngopt
 from benchmarks.inr_data.dataset import InrSet, load
 from benchmarks.inr_data.making import Job, make
+from benchmarks.inr_data.siren import Siren, coordinates
+from benchmarks.weight_space.config import Config
+from benchmarks.weight_space.session import Problem
+from benchmarks.weight_space.tasks import make_task
 from meta_train.data import DataMissingError
 
 
-def load_or_fit(dataset: str, size: str, root: Path | None) -> dict[str, InrSet]:
+def load_networks(config: Config, root: Path | None) -> dict[str, InrSet]:
     """Networks of the splits "train", "val" and "test".
 
     Raises:
         DataMissingError: There are none, and they are too many to fit in passing; the message says how to.
     """
     try:
-        return load(dataset, size, root)
+        return load(config.dataset, config.size, root)
     except DataMissingError:
-        if size != "smoke":
+        if config.size != "smoke":
             raise
-    make(Job(dataset, size, root=root))
-    return load(dataset, size, root)
+    make(Job(config.dataset, config.size, root=root))
+    return load(config.dataset, config.size, root)
+
+
+def make_problem(config: Config, sets: Mapping[str, InrSet]) -> Problem:
+    """Task, and networks that share one graph."""
+    task, inrs = make_task(config, sets), sets["train"]
+    module, example = Siren(inrs.channels, omega=inrs.omega), coordinates(inrs.height, inrs.width)
+    graph = ngopt.trace(module, (example,), scalings=True)
+    return Problem(task, {name: task.samples(some, graph) for name, some in sets.items()}, module, example)

@@ -21,11 +21,11 @@ def before_after_target(trainer: Trainer, split: str, count: int) -> Tensor:  # 
     """The first networks of a split, cut off at 0 and 1."""
     task = trainer.task
     assert isinstance(task, Editing)
-    params, targets = trainer.splits[split][slice(0, count)]
+    samples = trainer.splits[split][slice(0, count)]
     trainer.model.eval()
-    after = task.pictures(trainer.output(params))
+    after = task.pictures(trainer.output(samples))
     trainer.model.train()
-    return torch.stack([task.render(params), after, targets]).clamp(0, 1).cpu()
+    return torch.stack([task.render(samples.stacks[0].params), after, samples.targets]).clamp(0, 1).cpu()
 
 
 def tile(rows: Tensor) -> Tensor:  # [row, column, channel, h, w] -> [channel, row * h, column * w]

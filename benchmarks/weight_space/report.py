@@ -20,10 +20,10 @@ from typing import Any
 from benchmarks.common.pages import PAGES, fill_pages
 from benchmarks.common.results import RESULTS, read_results
 from benchmarks.weight_space.charts import draw_results
-from benchmarks.weight_space.config import SIZES, TASKS
-from benchmarks.weight_space.rows import result_path
+from benchmarks.weight_space.rows import result_path, scatter_path
+from benchmarks.weight_space.scatter import draw_scatter
+from benchmarks.weight_space.suites import SIZES, SUITES
 from benchmarks.weight_space.tables import MEASURES, suite_page, summary
-from meta_train.data import DATASETS
 
 SUMMARY = "weight_space"
 
@@ -35,10 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, default=Path("docs/images"), help="folder for pictures")
     parser.add_argument("--pages", type=Path, nargs="*", default=PAGES, help="Markdown files with markers to fill in")
     arguments = parser.parse_args(argv)
-    files = {suite: result_files(suite, arguments.results) for suite in TASKS}
-    tables = {suite: suite_page(suite, files[suite]) for suite in TASKS} | {SUMMARY: summary(files)}
-    for suite in TASKS:
-        for path in draw_files(suite, files[suite], arguments.images):
+    files = {suite: result_files(suite, arguments.results) for suite in SUITES}
+    tables = {suite: suite_page(suite, files[suite]) for suite in SUITES} | {SUMMARY: summary(files)}
+    for suite in SUITES:
+        for path in draw_files(suite, files[suite], arguments.images, arguments.results):
             print(f"Picture: {path}")
     for name, table in tables.items():
         print(f"# {name}\n\n{table}\n")
@@ -48,21 +48,27 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def result_files(suite: str, folder: Path) -> list[dict[str, Any]]:
     """All result files of a suite, by data set and size."""
-    paths = sorted(folder.glob(result_path(suite, "*", "*", folder).name))
-    files = [read_results(path) for path in paths]
-    return sorted(files, key=lambda f: (DATASETS.index(f["settings"]["dataset"]), SIZES.index(f["settings"]["size"])))
+    pattern = result_path(suite, "*", "*", folder)
+    files = [read_results(path) for path in sorted(pattern.parent.glob(pattern.name))]
+    known = SUITES[suite].datasets
+    return sorted(files, key=lambda f: (known.index(f["settings"]["dataset"]), SIZES.index(f["settings"]["size"])))
 
 
-def draw_files(suite: str, files: list[dict[str, Any]], images: Path) -> list[Path]:
-    """Draw each task of each file; returns the pictures."""
+def draw_files(suite: str, files: list[dict[str, Any]], images: Path, results: Path) -> list[Path]:
+    """Draw each task of each file, and what single networks got where that was kept; returns the pictures."""
     paths = []
     for file in files:
         settings = file["settings"]
         for task in dict.fromkeys(row["task"] for row in file["rows"]):
             rows = [row for row in file["rows"] if row["task"] == task]
-            words = [suite, *([] if task == "classify" else [task]), settings["dataset"], settings["size"]]
+            words = [suite, *([] if len(SUITES[suite].tasks) == 1 else [task]), settings["dataset"], settings["size"]]
             paths.append(images / ("_".join(words) + ".png"))
             draw_results(rows, MEASURES[suite][0], paths[-1], ", ".join(words[1:]))
+        single = scatter_path(result_path(suite, settings["dataset"], settings["size"], results))
+        if single.is_file():
+            words = [suite, settings["dataset"], settings["size"]]
+            paths.append(images / ("_".join([*words, "scatter"]) + ".png"))
+            draw_scatter(read_results(single)["rows"], paths[-1], ", ".join(words[1:]))
     return paths
 
 

@@ -1,33 +1,35 @@
-"""Result files: one per suite, data set and size; a row per task, encoder, variant and seed, safe for many writers."""
+"""Result files: one per suite and set of networks and size; a row per task, encoder, variant and seed."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.results import RESULTS, machine, new_results, read_results, versions, write_results
-from benchmarks.weight_space.config import ENCODERS, Config
+from benchmarks.common.results import RESULTS, machine, put_row, versions
+from benchmarks.weight_space.config import Config
+from benchmarks.weight_space.suites import ENCODERS, SUITES
 
 KEY = ("task", "encoder", "variant", "seed")
+SCATTER = "scatter"  # what single networks got: in a row of its own, and a file of its own
 
 
 def result_path(suite: str, dataset: str, size: str, folder: Path = RESULTS) -> Path:
-    """Where the rows of a suite on a data set are kept."""
-    return folder / f"{suite}_{dataset}_{size}.json"
+    """Where the rows of a suite on a set of networks are kept."""
+    return folder / f"{SUITES[suite].results}{dataset}_{size}.json"
+
+
+def scatter_path(path: Path) -> Path:
+    """Where that is kept which belongs to the rows of a file, and is drawn only."""
+    return path.parent / SCATTER / path.name
 
 
 def make_row(config: Config, outcome: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:
     """One row: which run, what came out, and all that it takes to make it again."""
     return {
-        **{name: getattr(config, name) for name in ("task", "encoder")},
-        "variant": config.variant(),
-        "seed": config.seed,
+        **_key(config),
         "probes": config.probes,
         **outcome,
         "config": asdict(config),
@@ -38,36 +40,32 @@ def make_row(config: Config, outcome: dict[str, Any], command: Sequence[str]) ->
     }
 
 
-def store(path: Path, row: dict[str, Any], suite: str, dataset: str, size: str) -> None:
+def store(path: Path, row: dict[str, Any], config: Config) -> None:
     """Put a row into a result file, in the place of the one with the same key; others may do so at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.parent):
-        if path.is_file():
-            results = read_results(path)
-        else:
-            settings = {"suite": suite, "dataset": dataset, "size": size}
-            results = new_results(
-                ["python", "-m", f"benchmarks.{suite}", "--dataset", dataset, "--size", size], settings
-            )
-        kept = [other for other in results["rows"] if key(other) != key(row)]
-        results["rows"] = sorted([*kept, row], key=_order)
-        write_results(path, results)
+    row = {name: value for name, value in row.items() if name != SCATTER}
+    put_row(path, row, KEY, *_file(config), order=_order)
 
 
-def key(row: dict[str, Any]) -> tuple:
-    """What makes two rows the same run."""
-    return tuple(row[name] for name in KEY)
+def store_scatter(path: Path, row: dict[str, Any], config: Config) -> None:
+    """Put what there is to draw of single networks beside a result file: of seed 0, and of rows that have it."""
+    if SCATTER in row and config.seed == 0:
+        put_row(scatter_path(path), {**_key(config), SCATTER: row[SCATTER]}, KEY, *_file(config), order=_order)
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; it goes with the process, however that ends, and leaves no file behind."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+def _key(config: Config) -> dict[str, Any]:
+    return {"task": config.task, "encoder": config.encoder, "variant": config.variant(), "seed": config.seed}
+
+
+def _file(config: Config) -> tuple[dict[str, Any], list[str]]:
+    """Settings and command of a file."""
+    settings = {"suite": config.suite, "dataset": config.dataset, "size": config.size}
+    return settings, [
+        *SUITES[config.suite].command(config.suite),
+        f"--{SUITES[config.suite].noun}",
+        config.dataset,
+        "--size",
+        config.size,
+    ]
 
 
 def _order(row: dict[str, Any]) -> tuple:

@@ -1,47 +1,75 @@
-"""From settings to stored rows: networks, task, graph and model of each run."""
+"""From settings to stored rows: networks, task and model of each run."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-import ngopt
 from benchmarks.common.results import write_text
-from benchmarks.inr_data.dataset import InrSet
-from benchmarks.inr_data.siren import Siren, coordinates
-from benchmarks.weight_space.config import Config
+from benchmarks.weight_space.config import MLPS, Config
 from benchmarks.weight_space.folder import claim
-from benchmarks.weight_space.inrs import load_or_fit
 from benchmarks.weight_space.models import build_model
-from benchmarks.weight_space.rows import make_row, result_path, store
-from benchmarks.weight_space.tasks import make_task
+from benchmarks.weight_space.rows import make_row, result_path, store, store_scatter
+from benchmarks.weight_space.samples import Samples, flat
+from benchmarks.weight_space.suites import SUITES
+from benchmarks.weight_space.tasks import Task
 from benchmarks.weight_space.train import Trainer
-from ngopt.graph.neural_graph import NeuralGraph
 
 ROW = "row.json"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a suite makes of its networks.
+
+    Attributes:
+        task: What is learned.
+        splits: "train", "val", "test", and others to test on.
+        module: The architecture, where there is one, and an input of it, which probes are run through.
+        example: See ``module``.
+    """
+
+    task: Task
+    splits: dict[str, Samples]
+    module: nn.Module | None = None
+    example: Tensor | None = None
 
 
 def run_all(configs: Sequence[Config], command: Sequence[str], *, out: Path, results: Path, root: Path | None) -> None:
     """Run all settings, which differ in their seeds alone, one after the other; rows are stored as they come."""
     first = configs[0]
     torch.set_num_threads(first.threads)
-    sets = load_or_fit(first.dataset, first.size, root)
     path = result_path(first.suite, first.dataset, first.size, results)
+    problem = None
     for config in configs:
         folder = run_folder(out, config)
         row = finished_row(folder, config)
         if row is None:
-            row = make_row(config, make_trainer(config, sets, folder).run(), command)
+            problem = problem or make_problem(config, load_networks(config, root))
+            row = make_row(config, run(config, problem, folder), command)
             write_text(folder / ROW, json.dumps(row) + "\n")
-        store(path, row, config.suite, config.dataset, config.size)
+        store(path, row, config)
+        store_scatter(path, row, config)
         tqdm.write(f"{folder}: " + ", ".join(f"test {name} {value:.5g}" for name, value in row["test"].items()))
     tqdm.write(f"Rows: {path}\nLogs: tensorboard --logdir {run_folder(out, first).parent}")
+
+
+def run(config: Config, problem: Problem, folder: Path) -> dict[str, Any]:
+    """Train and test; returns what is to be said about it."""
+    if config.encoder == "statistics":
+        from benchmarks.cnn_generalization.statistics import fit_trees
+
+        return fit_trees(config, problem.task, problem.splits, folder)
+    model = build_model(config, problem.splits["train"], problem.task, problem.module, problem.example)
+    return Trainer(config, problem.task, problem.splits, model, folder).run()
 
 
 def run_folder(out: Path, config: Config) -> Path:
@@ -57,17 +85,29 @@ def finished_row(folder: Path, config: Config) -> dict[str, Any] | None:
     return json.loads((folder / ROW).read_text(encoding="utf-8"))
 
 
-def make_trainer(config: Config, sets: Mapping[str, InrSet], folder: Path) -> Trainer:
+def load_networks(config: Config, root: Path | None) -> Mapping[str, Any]:
+    """The networks of a run, split by split, as its suite stores them."""
+    return import_module(SUITES[config.suite].source).load_networks(config, root)
+
+
+def make_problem(config: Config, sets: Mapping[str, Any]) -> Problem:
+    """Task and networks of a run; which networks are left out is said."""
+    problem: Problem = import_module(SUITES[config.suite].source).make_problem(config, sets)
+    for name, samples in problem.splits.items():
+        for why, which in samples.left_out.items():
+            more = "" if len(which) <= NAMED else f" and {len(which) - NAMED} more"
+            tqdm.write(f"Left out of {name}, {len(which)}: {why}: {', '.join(map(str, which[:NAMED]))}{more}")
+    if config.encoder in MLPS:
+        splits = {name: flat(samples) for name, samples in problem.splits.items()}
+        return Problem(problem.task, splits)
+    return problem
+
+
+NAMED = 5  # networks that are left out, as examples
+
+
+def make_trainer(config: Config, sets: Mapping[str, Any], folder: Path) -> Trainer:
     """Everything that a run needs, ready to go on where it was."""
-    task, (graph, siren, example) = make_task(config, sets), inr_graph(sets["train"])
-    splits = {name: task.samples(inrs) for name, inrs in sets.items()}
-    for name, samples in splits.items():
-        if samples.left_out:
-            tqdm.write(f"Left out of {name}: networks {list(samples.left_out)}, whose weights are not finite.")
-    return Trainer(config, task, graph, splits, build_model(config, graph, task, siren, example), folder)
-
-
-def inr_graph(inrs: InrSet) -> tuple[NeuralGraph, Siren, Tensor]:
-    """The graph that all networks of a set share, their architecture, and an input of it."""
-    model, example = Siren(inrs.channels, omega=inrs.omega), coordinates(inrs.height, inrs.width)
-    return ngopt.trace(model, (example,), scalings=True), model, example
+    problem = make_problem(config, sets)
+    model = build_model(config, problem.splits["train"], problem.task, problem.module, problem.example)
+    return Trainer(config, problem.task, problem.splits, model, folder)

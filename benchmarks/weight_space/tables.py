@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.weight_space.config import ENCODERS, IDENTITY, PUBLISHED, configure
+from benchmarks.weight_space.config import IDENTITY, configure
+from benchmarks.weight_space.suites import PUBLISHED, SUITES
 
 Row = dict[str, Any]
 
@@ -19,6 +20,15 @@ class Measure:
     name: str
     title: str
     digits: int
+    split: str = "test"  # or another one to test on
+
+    def of(self, row: Row) -> float | None:
+        """What a row has of it."""
+        return (row["test"] if self.split == "test" else row.get("shifted", {}).get(self.split, {})).get(self.name)
+
+    def interval(self, row: Row) -> list[float] | None:
+        """Where it lies in 95 % of bootstrap samples of the test networks; None if nobody has asked."""
+        return row.get("intervals", {}).get(self.split, {}).get(self.name)
 
 
 MEASURES = {  # the first one is drawn
@@ -28,12 +38,15 @@ MEASURES = {  # the first one is drawn
         Measure("psnr", "PSNR (dB)", 2),
         Measure("mse_of_doing_nothing", "MSE of doing nothing", 5),
     ),
+    "cnn_generalization": (
+        Measure("tau", "test Kendall τ-b", 3),
+        Measure("r2", "R²", 3),
+        Measure("mae", "mean absolute error (points)", 2),
+    ),
 }
-PLAN = {  # data sets and tasks that a complete report has
-    "inr_classification": {name: ("classify",) for name in ("mnist", "fashion-mnist", "cifar10")},
-    "inr_editing": {"mnist": ("dilation", "erosion"), "cifar10": ("contrast",)},
-}
-EXPECTED = [(encoder, faithful) for encoder in ENCODERS for faithful in (False, True)[: 1 + (encoder in PUBLISHED)]]
+SHIFTED = {"cnn_generalization": ("tau", "τ-b", 3)}  # what is shown of other splits to test on
+
+INTERVALS = "In brackets 95 % bootstrap intervals over training runs of the networks, mean ends over seeds. "
 
 
 def suite_page(suite: str, files: Iterable[dict[str, Any]]) -> str:
@@ -47,8 +60,8 @@ def suite_page(suite: str, files: Iterable[dict[str, Any]]) -> str:
     there = {file["settings"]["dataset"] for file in files}
     parts = [part for file in files for part in _file_parts(suite, file)]
     missing = [
-        f"{task} on {dataset}" if task != "classify" else dataset
-        for dataset, tasks in PLAN[suite].items()
+        f"{task} on {dataset}" if len(SUITES[suite].tasks) > 1 else dataset
+        for dataset, tasks in SUITES[suite].plan.items()
         for task in tasks
         if dataset not in there
     ]
@@ -63,20 +76,34 @@ def by_group(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     return groups
 
 
-def not_run(rows: Iterable[Row]) -> list[str]:
-    """Encoders of which there is no row, in whatever variant."""
-    done = {(row["encoder"], row["config"]["faithful"]) for row in rows}
-    return [
-        encoder + (" faithful" if faithful else "") for encoder, faithful in EXPECTED if (encoder, faithful) not in done
-    ]
+def not_run(suite: str, dataset: str, rows: Iterable[Row]) -> list[str]:
+    """Encoders, as they come and as published, of which there is no row, in whatever variant."""
+    done = {(row["encoder"], word) for row in rows for word in _kinds(row)}
+    missing = []
+    for encoder in SUITES[suite].encoders:
+        if encoder == "mlp" and dataset == "wild":
+            continue  # sees networks of the same shapes alone
+        words = ["", *(["faithful"] if encoder in PUBLISHED else [])]
+        if encoder in PUBLISHED and dataset == "wild":
+            words.append("no-activations")
+        missing += [f"{encoder} {word}".strip() for word in words if (encoder, word) not in done]
+    return missing
+
+
+def _kinds(row: Row) -> list[str]:
+    """Which of the rows that a report must have a row is."""
+    return [word for word in ("faithful", "no-activations") if word in row["variant"].split()] or [""]
 
 
 def command_of(rows: list[Row]) -> str:
     """What to type to make all of these rows again."""
     config = configure(**rows[0]["config"])
-    words = ["python", "-m", f"benchmarks.{config.suite}"]
+    suite = SUITES[config.suite]
+    words = suite.command(config.suite)
     words += [
-        f"--{name} {getattr(config, name)}" for name in IDENTITY[1:-1] if name != "task" or config.task != "classify"
+        f"--{suite.noun if name == 'dataset' else name} {getattr(config, name)}"
+        for name in IDENTITY[1:-1]
+        if name != "task" or len(suite.tasks) > 1
     ]
     for name, value in config.changes().items():
         flag = name.replace("_", "-")
@@ -89,45 +116,69 @@ def command_of(rows: list[Row]) -> str:
 
 def _file_parts(suite: str, file: dict[str, Any]) -> list[str]:
     settings, parts = file["settings"], []
-    tasks = {row["task"]: None for row in file["rows"]} | dict.fromkeys(PLAN[suite].get(settings["dataset"], ()))
+    tasks = {row["task"]: None for row in file["rows"]} | dict.fromkeys(SUITES[suite].plan.get(settings["dataset"], ()))
     for task in tasks:
         rows = [row for row in file["rows"] if row["task"] == task]
         where = f"{settings['dataset']}, size {settings['size']}"
-        name = where if task == "classify" else f"{task}, {where}"
+        name = where if len(SUITES[suite].tasks) == 1 else f"{task}, {where}"
         for title, some in (
             ("weights alone", [row for row in rows if not row["probes"]]),
             ("with probes", [row for row in rows if row["probes"]]),
         ):
             if some:
                 parts.append(f"**{name}, {title}**\n\n{_table(suite, some)}")
-        if missing := not_run(rows):
+        if missing := not_run(suite, settings["dataset"], rows):
             parts.append(f"Not run ({name}): {', '.join(missing)}.")
     return parts
 
 
 def _table(suite: str, rows: list[Row]) -> str:
-    measures = MEASURES[suite]
+    measures = [*MEASURES[suite], *_shifted(suite, rows)]
     head = ["encoder", *(m.title for m in measures), f"validation {measures[0].name}", "seeds", "parameters"]
     head += ["networks/s", "command"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    most = max(row["networks"]["test"] for row in rows)
     for (encoder, variant), runs in by_group(rows).items():
+        read = runs[0]["networks"]["test"]
         cells = [
-            f"{encoder} {variant}".strip(),
-            *(_spread([run["test"][m.name] for run in runs], m.digits) for m in measures),
+            f"{encoder} {variant}".strip() + (f" (can read {read:,} of {most:,} test networks)" if read < most else ""),
+            *(_cell(m, runs) for m in measures),
             _spread([run["val"][measures[0].name] for run in runs], measures[0].digits),
             str(len(runs)),
-            f"{runs[0]['parameters']:,}",
+            f"{runs[0]['parameters']:,}" if runs[0]["parameters"] else "",
             f"{mean(run['networks_per_second'] for run in runs):.0f}",
             f"`{command_of(runs)}`",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     machines = {_machine(row) for row in rows}
-    counts, torches = rows[0]["networks"], sorted({row["versions"]["torch"] for row in rows})
+    counts = max((row["networks"] for row in rows), key=lambda networks: networks["test"])
+    torches = sorted({row["versions"]["torch"] for row in rows})
     return "\n".join(lines) + (
         f"\n\n{counts['train']:,} networks for training, {counts['val']:,} for validation, {counts['test']:,} for the "
         "test, which the best epoch by validation took once. Mean ± standard deviation over seeds; networks per second "
-        f"of training. {'; '.join(sorted(machines))}; torch {', '.join(torches)}."
+        f"of training. {INTERVALS if any('intervals' in row for row in rows) else ''}"
+        f"{'; '.join(sorted(machines))}; torch {', '.join(torches)}."
     )
+
+
+def _shifted(suite: str, rows: list[Row]) -> list[Measure]:
+    """A column for each further split that a row was tested on."""
+    if suite not in SHIFTED:
+        return []
+    name, title, digits = SHIFTED[suite]
+    splits = dict.fromkeys(split for row in rows for split in row.get("shifted", {}))
+    return [Measure(name, f"{title} on {split}", digits, split) for split in splits]
+
+
+def _cell(measure: Measure, runs: list[Row]) -> str:
+    """Mean and standard deviation over seeds, and the mean ends of the intervals if there are any."""
+    values = [value for run in runs if (value := measure.of(run)) is not None]
+    ends = [interval for run in runs if (interval := measure.interval(run)) is not None]
+    text = _spread(values, measure.digits) if values else ""
+    if not ends:
+        return text
+    low, high = (f"{mean(end):.{measure.digits}f}" for end in zip(*ends, strict=True))
+    return f"{text} [{low}, {high}]"
 
 
 def _machine(row: Row) -> str:
@@ -147,8 +198,9 @@ TITLES = {
     "neuron_mp": "NeuronMP",
     "mlp": "MLP on flat weights",
     "mlp_aug": "MLP on flat weights, permuted and flipped in training",
+    "statistics": "Gradient-boosted trees on statistics of weights",
 }
-VARIANTS = {"faithful": "as published", "no-sign": "without sign symmetry"}
+VARIANTS = {"faithful": "as published", "no-sign": "without sign symmetry", "no-activations": "activations hidden"}
 
 
 def summary(files: dict[str, list[dict[str, Any]]]) -> str:
@@ -161,7 +213,7 @@ def summary(files: dict[str, list[dict[str, Any]]]) -> str:
     for suite, some in files.items():
         for file in (file for file in some if file["settings"]["size"] != "smoke"):
             for task in dict.fromkeys(row["task"] for row in file["rows"]):
-                title = ("" if task == "classify" else f"{task}, ") + f"{file['settings']['dataset']}: "
+                title = ("" if len(SUITES[suite].tasks) == 1 else f"{task}, ") + f"{file['settings']['dataset']}: "
                 columns[title + MEASURES[suite][0].title] = [row for row in file["rows"] if row["task"] == task]
     parts = []
     for title, probes in (("Reading weights alone", False), ("Also running the networks on learned inputs", True)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from benchmarks.weight_space.augment import augment
 from benchmarks.weight_space.config import Config
 from benchmarks.weight_space.folder import BEST, STATE, Progress, TrainingError, claim
 from benchmarks.weight_space.log import Log
-from benchmarks.weight_space.samples import Samples
+from benchmarks.weight_space.models import measured
+from benchmarks.weight_space.samples import Samples, counts
 from benchmarks.weight_space.step import backward_in_parts, generator, in_parts, learning_rate, number
 from benchmarks.weight_space.tasks import Task, as_float32
 from meta_train import tensor_files as checkpoint
-from ngopt.graph.neural_graph import NeuralGraph
 
 MOST_SKIPPED = 20  # steps without a finite gradient in a row
 
@@ -34,8 +34,8 @@ class Trainer:
     Args:
         config: Settings.
         task: What is learned.
-        graph: Of the networks.
-        splits: "train", "val" and "test".
+        splits: "train", "val", "test", and others to test on. Networks may be of one architecture or of many: those
+            of a batch that share one are read as a stack.
         model: Trained in place, on the device of ``config``.
         folder: The run directory: settings, checkpoint, best model, logs.
 
@@ -43,14 +43,13 @@ class Trainer:
         TrainingError: The directory holds a run with other settings.
     """
 
-    def __init__(
-        self, config: Config, task: Task, graph: NeuralGraph, splits: dict[str, Samples], model: nn.Module, folder: Path
-    ) -> None:
+    def __init__(self, config: Config, task: Task, splits: dict[str, Samples], model: nn.Module, folder: Path) -> None:
         claim(folder, config)
-        self.config, self.task, self.graph, self.folder = config, task, graph, folder
+        self.config, self.task, self.folder = config, task, folder
         self.splits = {name: samples.to(config.device) for name, samples in splits.items()}
         self.model = model.to(config.device)
-        self.model.fit_statistics(graph, self.splits["train"].params)
+        for stack in measured(self.splits["train"]):
+            self.model.fit_statistics(stack.graph, stack.params)
         self.forward = torch.compile(self.model) if config.compile else self.model
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, amsgrad=config.amsgrad
@@ -86,38 +85,43 @@ class Trainer:
         return outcome
 
     def evaluate(self, split: str) -> dict[str, float]:
-        """Means of all measures over a split."""
+        """All measures of a split."""
+        return self.task.summary(self.values(split), self.splits[split])
+
+    def values(self, split: str) -> dict[str, Tensor]:
+        """What the task measures of each network of a split, ``[net]``."""
         samples = self.splits[split]
         self.model.eval()
         with torch.no_grad():
             # As many at once as in training: published NG-GNN normalises over whatever is in the batch.
             size = self.progress.part
-            parts, _ = in_parts(lambda slices: [self._measure(samples, s) for s in slices], len(samples), size)
+            parts, _ = in_parts(lambda slices: [self._measure(samples[s]) for s in slices], len(samples), size)
         self.model.train()
-        return {name: torch.cat([part[name] for part in parts]).double().mean().item() for name in parts[0]}
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _measure(self, samples: Samples, where: slice) -> dict[str, Tensor]:
-        params, targets = samples[where]
-        return self.task.measure(self.output(params), params, targets)
+    def _measure(self, samples: Samples) -> dict[str, Tensor]:
+        return self.task.measure(self.output(samples), samples)
 
-    def output(self, params: dict[str, Tensor]) -> Any:
-        """What the model says, in float32."""
+    def output(self, samples: Samples) -> Any:
+        """What the model says, in float32: of all networks, stack by stack."""
         bf16 = self.config.precision == "bf16"
         with torch.autocast(torch.device(self.config.device).type, torch.bfloat16, enabled=bf16):
-            output = self.forward(self.graph, params)
-        return as_float32(output)
+            outputs = [self.forward(stack.graph, stack.params) for stack in samples.stacks]
+        return as_float32(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
 
     def _step(self, total: int, log: Log) -> float:
         """One step; returns its loss."""
         config, progress, started = self.config, self.progress, time.perf_counter()
-        params, targets = self.splits["train"][self._indices(progress.step)]
-        params = augment(params, config, generator(config.seed, "augment", progress.step))
+        batch = self.splits["train"][self._indices(progress.step)]
+        random = generator(config.seed, "augment", progress.step)
+        stacks = tuple(replace(stack, params=augment(stack.params, config, random)) for stack in batch.stacks)
+        batch = replace(batch, stacks=stacks)
         self.model.train()
         loss, progress.part = backward_in_parts(
-            lambda s: self.task.loss(self.output({n: p[s] for n, p in params.items()}), targets[s]),
+            lambda s: self.task.loss(self.output(batch[s]), batch.targets[s]),
             lambda: self.optimizer.zero_grad(set_to_none=True),
             number(config.seed, "dropout", progress.step),
-            len(targets),
+            len(batch),
             progress.part,
         )
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip).item()
@@ -132,14 +136,14 @@ class Trainer:
             self._skip(loss, norm)
         progress.step += 1
         seconds = time.perf_counter() - started
-        progress.seconds, progress.networks = progress.seconds + seconds, progress.networks + len(targets)
-        log.step(progress.step, loss=loss, lr=lr, gradient_norm=norm, networks_per_second=len(targets) / seconds)
+        progress.seconds, progress.networks = progress.seconds + seconds, progress.networks + len(batch)
+        log.step(progress.step, loss=loss, lr=lr, gradient_norm=norm, networks_per_second=len(batch) / seconds)
         return loss
 
     def _indices(self, step: int) -> Tensor:
         """Which networks a step sees: every epoch has a shuffle of its own."""
         epoch, place = divmod(step, self.epoch_steps)
-        order = torch.randperm(len(self.splits["train"]), generator=generator(self.config.seed, "order", epoch))
+        order = self.splits["train"].order(generator(self.config.seed, "order", epoch), self.config.together)
         return order[place * self.config.batch_size :][: self.config.batch_size].to(self.config.device)
 
     def _skip(self, loss: float, norm: float) -> None:
@@ -177,8 +181,9 @@ class Trainer:
         if progress.best_epoch < 0:
             raise TrainingError(f"No epoch had a finite validation {self.task.metric}. Lower --lr, in a new folder.")
         self.model.load_state_dict(self.best)
+        values = {split: self.values(split) for split in self.splits if split not in ("train", "val")}
         outcome = {
-            "test": self.evaluate("test"),
+            "test": self.task.summary(values["test"], self.splits["test"]),
             "val": progress.best,
             "best_epoch": progress.best_epoch,
             "parameters": sum(p.numel() for p in self.model.parameters()),
@@ -186,11 +191,12 @@ class Trainer:
             "skipped_steps": progress.skipped,
             "seconds": round(progress.seconds, 2),
             "networks_per_second": round(progress.networks / progress.seconds, 2),
-            "networks": {name: len(samples) for name, samples in self.splits.items()},
-            "left_out": {name: list(samples.left_out) for name, samples in self.splits.items()},
+            **counts(self.splits),
             "history": progress.history,
+            **self.task.details(values, self.splits),
         }
-        checkpoint.write_tensors(self.folder / BEST, self.best, {"config": asdict(self.config), "val": progress.best})
+        header = {"config": asdict(self.config), "val": progress.best, "task": self.task.saved(self.splits["train"])}
+        checkpoint.write_tensors(self.folder / BEST, self.best, header)
         return outcome
 
     def _weights(self) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ngopt.encoder.structure import STRUCTURAL_FEATURES, structure
+from ngopt.encoder.structure import FUNCTIONS, STRUCTURAL_FEATURES, structure
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
 
 TEXT = 16  # size of the code of a text
@@ -56,6 +56,13 @@ def codes(graph: NeuralGraph, device: torch.device | str = "cpu") -> Codes:
         _cache[key] = _build(graph, key[1])
         weakref.finalize(graph, _cache.pop, key, None)
     return _cache[key]
+
+
+def plain(nodes: Tensor) -> Tensor:  # [node, NODE_CODE], the same
+    """Codes of nodes without what says which functions they, and the program, compute."""
+    hidden = torch.arange(NODE_CODE, device=nodes.device)
+    hidden = (hidden >= STRUCTURAL_FEATURES - FUNCTIONS) & (hidden < STRUCTURAL_FEATURES + 2 * TEXT)
+    return nodes.masked_fill(hidden, 0.0)
 
 
 def text_code(*texts: str) -> Tensor:  # [TEXT]

@@ -32,7 +32,7 @@ STD_FLOOR = 1e-5
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """What the published constructors make of an architecture.
 
     Attributes:
@@ -56,7 +56,7 @@ class _Plan:
     taps: int
 
 
-def _plan(graph: NeuralGraph) -> _Plan:
+def _plan(graph: NeuralGraph) -> Plan:
     weights, rows_of = [], {}
     for block in edge_blocks(graph):
         assert block.col_nodes is not None
@@ -91,7 +91,7 @@ def _plan(graph: NeuralGraph) -> _Plan:
         positions[mine] = count + (torch.arange(len(mine)) if group.frozen else 0)
         count += len(mine) if group.frozen else 1
     inputs = int((~torch.isin(used, written)).sum())
-    return _Plan(
+    return Plan(
         len(used),
         positions,
         count,
@@ -141,7 +141,7 @@ class Published(nn.Module):
         self, graph: NeuralGraph, task: str, outputs: int, width: int, edge_width: int, sigma: float | None
     ) -> None:
         super().__init__()
-        self.plan, self.task, self.width = _plan(graph), task, width
+        self.plan, self.task, self.width = self.plan_of(graph), task, width
         self.architecture = graph.fingerprint()
         self.normaliser = Normaliser([graph])
         self.position = nn.Embedding(self.plan.position_rows, width)
@@ -162,6 +162,14 @@ class Published(nn.Module):
             self.bias_scale = nn.Parameter(torch.full((len(self.plan.biases),), 0.01))
 
     edge_channels = 1
+
+    def plan_of(self, graph: NeuralGraph) -> Plan:
+        """What the published constructor makes of an architecture.
+
+        Raises:
+            ValueError: It has no place for a parameter.
+        """
+        return _plan(graph)
 
     def fit_statistics(self, graph: NeuralGraph, params: Mapping[str, Tensor]) -> None:
         """Take normalisation, one mean and standard deviation per parameter, from training networks."""
@@ -215,19 +223,26 @@ class PublishedNGGNN(Published):
     ) -> None:  # fmt: skip
         width = width if width is not None else 32 if task == "classify" else 128
         super().__init__(graph, task, outputs, width, width, 3.0 if task == "classify" else None)
-        self.relations = [BlockEdges(rows[None], cols[None]) for _, rows, cols in self.plan.weights]
-        degree = torch.zeros(self.plan.nodes)
-        both = torch.zeros(self.plan.nodes)
-        for _, rows, cols in self.plan.weights:
-            degree[rows] += len(cols)
-            both[rows] += len(cols)
-            both[cols] += len(rows)
-        self.register_buffer("amplify", ((both + 1).log() / (degree + 1).log().mean())[:, None], persistent=False)
-        self.register_buffer("degree", both.clamp_min(1)[:, None], persistent=False)
+        self.relations, amplify, both = self.connections(self.plan)
+        self.register_buffer("amplify", amplify, persistent=False)
+        self.register_buffer("degree", both, persistent=False)
         self.convs = nn.ModuleList(_PublishedPNA(width) for _ in range(layers))
         self.edge_updates = nn.ModuleList(_PublishedEdgeUpdate(width) for _ in range(layers - 1))
         self.norms = nn.ModuleList(_MinibatchNorm(width) for _ in range(layers - 1))
         self.dropout = nn.Dropout(dropout)
+
+    @staticmethod
+    def connections(plan: Plan) -> tuple[list[BlockEdges], Tensor, Tensor]:  # and [node, 1], twice
+        """Relations, what PNA amplifies by, and degrees."""
+        degree = torch.zeros(plan.nodes)
+        both = torch.zeros(plan.nodes)
+        for _, rows, cols in plan.weights:
+            degree[rows] += len(cols)
+            both[rows] += len(cols)
+            both[cols] += len(rows)
+        amplify = (both + 1).log() / (degree + 1).log().mean()
+        relations = [BlockEdges(rows[None], cols[None]) for _, rows, cols in plan.weights]
+        return relations, amplify[:, None], both.clamp_min(1)[:, None]
 
     def forward(self, graph: NeuralGraph, params: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
         """See `ngopt.encoder.metanetwork.Metanetwork.forward`."""

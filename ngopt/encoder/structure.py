@@ -15,7 +15,8 @@ from torch import Tensor
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
 
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid", "sin", "softmax")
-STRUCTURAL_FEATURES = 7 + len(ACTIVATIONS) + 1
+FUNCTIONS = len(ACTIVATIONS) + 1  # features that say which activation: the last ones
+STRUCTURAL_FEATURES = 7 + FUNCTIONS
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ngopt.encoder.base import EdgeFeatures, Encoder
-from ngopt.encoder.codes import NODE_CODE
+from ngopt.encoder.codes import NODE_CODE, plain
 from ngopt.encoder.embedding import ValueEmbedding, total_over_taps
 from ngopt.encoder.layout import Layout, dense_layout, edge_blocks
 from ngopt.encoder.relations import Relation, add_rows
@@ -47,6 +47,7 @@ class SweepEncoder(Encoder):
         ordered: Whether a sweep takes parameters one after the other.
         dropout: Of the updates.
         frequencies: Of the Fourier features of edges; ``sigma`` their standard deviation.
+        activations: Whether nodes say which functions they compute; for ablations.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class SweepEncoder(Encoder):
         dropout: float = 0.0,
         frequencies: int = 8,
         sigma: float = 0.5,
+        activations: bool = True,
     ) -> None:
         super().__init__()
+        self.activations = activations
         self.width, self.edge_width, self.channels, self.ordered = width, edge_width, channels, ordered
         self.read = nn.Linear(node_features, width)
         self.code = nn.Linear(NODE_CODE, width, bias=False)
@@ -100,7 +103,7 @@ class SweepEncoder(Encoder):
         values: Sequence[Tensor],  # per relation, see `ValueEmbedding.forward`
     ) -> tuple[Tensor, list[Tensor]]:  # [*net, node, width], and [*net, *edge, edge_width] of each relation
         """Embed what lies in a layout."""
-        h = self.read(node_features) + self.code(layout.node_codes)
+        h = self.read(node_features) + self.code(layout.node_codes if self.activations else plain(layout.node_codes))
         edges = [
             self.edge(x, place, relation)
             for x, place, relation in zip(values, layout.values, layout.relations, strict=True)

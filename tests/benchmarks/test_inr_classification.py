@@ -13,9 +13,11 @@ import ngopt.encoder
 from benchmarks.common.results import read_results
 from benchmarks.weight_space.baselines import FlatMLP
 from benchmarks.weight_space.cli import main
-from benchmarks.weight_space.config import ENCODERS, MLPS, ConfigError
+from benchmarks.weight_space.config import MLPS, ConfigError
 from benchmarks.weight_space.folder import BEST, STATE, TrainingError
 from benchmarks.weight_space.models import build_model
+from benchmarks.weight_space.samples import Samples, Stack
+from benchmarks.weight_space.suites import SUITES
 from benchmarks.weight_space.tasks import Classification
 from meta_train.data import DataMissingError
 from tests.benchmarks.weight_space_cases import settings
@@ -34,7 +36,7 @@ def run(root: Path, out: Path, *words: str) -> None:
     main("inr_classification", ["--dataset", "digits", "--smoke", "--data-root", str(root), "--out", str(out), *words])
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SUITES["inr_classification"].encoders)
 def test_command_from_end_to_end(encoder: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(root, tmp_path, "--encoder", encoder)
     (row,) = read_results(tmp_path / RESULTS)["rows"]
@@ -119,22 +121,25 @@ def test_bad_command_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_models_get_the_options_that_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
 
-    def metanetwork(graph: Any, **options: Any) -> FlatMLP:
+    def metanetwork(graphs: Any, **options: Any) -> FlatMLP:
         seen.update(options)
         return FlatMLP({"w": (3,)}, task="classify", outputs=10)
 
     monkeypatch.setattr(ngopt.encoder, "metanetwork", metanetwork, raising=False)
     config = settings(encoder="ng_gnn", probes=4, options={"width": 8})
-    build_model(config, None, Classification())  # type: ignore[arg-type]
+    build_model(config, one_network(), Classification())
     expected = {"task": "classify", "outputs": 10, "encoder": "ng_gnn", "faithful": False, "module": None}
     assert seen == {**expected, "example": None, "sign": True, "probes": 4, "width": 8}
 
 
 @pytest.mark.parametrize("encoder", MLPS)
 def test_an_option_that_a_model_does_not_take(encoder: str) -> None:
-    graph = ngopt.trace(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
     with pytest.raises(ConfigError, match=f"{encoder} does not take the options {{'heads': 3}}"):
-        build_model(settings(encoder=encoder, options={"heads": 3}), graph, Classification())
+        build_model(settings(encoder=encoder, options={"heads": 3}), one_network(), Classification())
+
+
+def one_network() -> Samples:
+    return Samples((Stack(None, {"w": torch.zeros(1, 3)}),), torch.zeros(1))
 
 
 def _tensors(path: Path) -> dict[str, list]:

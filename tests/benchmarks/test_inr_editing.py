@@ -9,7 +9,7 @@ import pytest
 from benchmarks.common.results import read_results
 from benchmarks.inr_editing import picture
 from benchmarks.weight_space.cli import main
-from benchmarks.weight_space.config import ENCODERS
+from benchmarks.weight_space.suites import SUITES
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 RESULTS = "results/inr_editing_digits_smoke.json"
@@ -25,7 +25,7 @@ def run(root: Path, out: Path, *words: str) -> None:
     main("inr_editing", ["--dataset", "digits", "--smoke", "--data-root", str(root), "--out", str(out), *words])
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SUITES["inr_editing"].encoders)
 def test_command_and_picture(encoder: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(root, tmp_path, "--task", "dilation", "--encoder", encoder)
     (row,) = read_results(tmp_path / RESULTS)["rows"]

@@ -30,7 +30,7 @@ EDIT = {"suite": "inr_editing", "task": "dilation"}
         ({"size": "huge"}, "size one of"),
         ({"task": "dilation"}, "no task 'dilation'"),
         ({"faithful": True}, "mlp has no faithful form"),
-        ({"probes": 4}, "sees flat weights"),
+        ({"probes": 4}, "sees weights alone"),
         ({"encoder": "ng_t", "copies": 2}, "editing only"),
         ({"options": {"probes": 3}}, "take them out of options"),
         ({**EDIT, "augment": True}, "targets of editing"),

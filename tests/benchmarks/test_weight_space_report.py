@@ -37,7 +37,7 @@ def run(encoder: str, seed: int = 0, *, value: float = 90.0, **values: Any) -> t
 
 def put(folder: Path, config: Config, row: dict[str, Any]) -> Path:
     path = result_path(config.suite, config.dataset, config.size, folder)
-    store(path, row, config.suite, config.dataset, config.size)
+    store(path, row, config)
     return path
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.inr_data.siren import render
 from benchmarks.weight_space.baselines import FlatMLP
-from benchmarks.weight_space.samples import finite_samples
+from benchmarks.weight_space.samples import NOT_FINITE, Samples, Stack, finite_samples
 from benchmarks.weight_space.targets import CONTRAST, contrast, dilation, erosion
 from benchmarks.weight_space.tasks import Classification, Editing
 from tests.benchmarks.weight_space_cases import networks
@@ -53,17 +53,17 @@ def test_networks_that_are_not_finite_are_left_out_and_named() -> None:
     params = networks(5)
     params["seq.1.bias"][1, 3] = torch.nan
     params["seq.2.weight"][4] = torch.inf
-    samples = finite_samples(params, torch.arange(5))
-    assert samples.left_out == (1, 4)
+    samples = finite_samples(Stack(None, params), torch.arange(5))
+    assert samples.left_out == {NOT_FINITE: (1, 4)}
     assert samples.targets.tolist() == [0, 2, 3]
-    assert all(torch.equal(samples.params[name], p[[0, 2, 3]]) for name, p in params.items())
-    with pytest.raises(ValueError, match="fit the implicit networks again"):
-        finite_samples({"w": torch.full((2, 3), torch.nan)}, torch.arange(2))
+    assert all(torch.equal(samples.stacks[0].params[name], p[[0, 2, 3]]) for name, p in params.items())
+    with pytest.raises(ValueError, match="make the networks again"):
+        finite_samples(Stack(None, {"w": torch.full((2, 3), torch.nan)}), torch.arange(2))
 
 
 def test_classification() -> None:
     output = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [torch.nan, 0.0]])
-    measures = Classification().measure(output, {}, torch.tensor([0, 1, 1, 0]))
+    measures = Classification().measure(output, Samples((), torch.tensor([0, 1, 1, 0])))
     assert measures["accuracy"].tolist() == [100.0, 100.0, 0.0, 0.0]  # NaN is never right
     task, inrs = Classification(), SimpleNamespace(params=networks(3), labels=torch.tensor([3, 1, 2]))
     assert torch.equal(task.samples(inrs).targets, inrs.labels)  # type: ignore[arg-type]
@@ -76,14 +76,14 @@ def test_editing() -> None:
     samples = task.samples(SimpleNamespace(params=params, images=lambda: images))  # type: ignore[arg-type]
     assert torch.equal(samples.targets, erosion(images))
     same = {name: p[:, None] for name, p in params.items()}
-    measures = task.measure(same, params, samples.targets)
+    measures = task.measure(same, samples)
     shown = render(params, 6, 5)
     expected = (shown - samples.targets).square().mean((1, 2, 3))
     assert torch.allclose(measures["mse"], expected)
     assert torch.allclose(measures["mse_of_doing_nothing"], expected)
     assert torch.allclose(measures["psnr"], -10 * expected.log10())
     assert torch.allclose(task.loss(same, samples.targets), expected.mean())
-    assert task.measure(same, params, shown)["mse"].max() < 1e-10  # the floor: the target itself
+    assert task.measure(same, Samples(samples.stacks, shown))["mse"].max() < 1e-10  # the floor: the target itself
 
 
 def test_copies_show_the_mean_of_their_pictures() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.weight_space.folder import BEST, STATE, TrainingError
+from benchmarks.weight_space.samples import Samples
 from benchmarks.weight_space.step import backward_in_parts, in_parts, learning_rate
 from benchmarks.weight_space.tasks import Classification
 from benchmarks.weight_space.train import Trainer
@@ -33,9 +34,9 @@ class Task(Classification):
             raise KeyboardInterrupt
         return super().loss(output, targets) * (torch.nan if self.calls in self.bad else 1.0)
 
-    def measure(self, output: Tensor, params: Any, targets: Tensor) -> dict[str, Tensor]:
-        self.tested += len(targets) == 2  # of 10, at most 8 at once; only the test split has so many
-        return super().measure(output, params, targets)
+    def measure(self, output: Tensor, samples: Samples) -> dict[str, Tensor]:
+        self.tested += len(samples) == 2  # of 10, at most 8 at once; only the test split has so many
+        return super().measure(output, samples)
 
 
 def weights(run: Trainer) -> dict[str, Tensor]:
@@ -86,17 +87,19 @@ def test_best_epoch_by_validation_is_tested_once(tmp_path: Path, monkeypatch: py
     task = Task()
     run = trainer(tmp_path, task)
     seen: list[dict[str, Tensor]] = []
-    real = run.evaluate
+    real = run.values
 
     def evaluate(split: str) -> dict[str, float]:
-        if split == "test":
-            assert same(run._weights(), seen[1])  # the second of three epochs
-            return real("test")
-        assert not task.tested
+        assert split == "val" and not task.tested
         seen.append(run._weights())
         return {"accuracy": [10.0, 90.0, 90.0][len(seen) - 1]}  # a tie does not replace the first
 
+    def values(split: str) -> dict[str, Tensor]:
+        assert split == "test" and same(run._weights(), seen[1])  # the second of three epochs
+        return real(split)
+
     monkeypatch.setattr(run, "evaluate", evaluate)
+    monkeypatch.setattr(run, "values", values)
     outcome = run.run()
     assert task.tested == 1
     assert (outcome["best_epoch"], outcome["val"]) == (2, {"accuracy": 90.0})
@@ -209,8 +212,8 @@ def test_bf16_and_compile_settings_are_used(tmp_path: Path, monkeypatch: pytest.
     assert compiled == [run.model]
     plain = trainer(tmp_path / "fp32")
     plain.model.load_state_dict(run.model.state_dict())
-    params, _ = run.splits["val"][slice(0, 9)]
-    half, full = run.model.eval() and run.output(params), plain.model.eval() and plain.output(params)
+    some = run.splits["val"][slice(0, 9)]
+    half, full = run.model.eval() and run.output(some), plain.model.eval() and plain.output(some)
     assert half.dtype == full.dtype == torch.float32
     assert not torch.equal(half, full)
     assert torch.allclose(half, full, atol=0.05)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.inr_data.siren import Params, initial
 from benchmarks.weight_space.config import Config, configure
-from benchmarks.weight_space.samples import Samples
+from benchmarks.weight_space.samples import Samples, Stack
 from benchmarks.weight_space.tasks import Classification
 from benchmarks.weight_space.train import Trainer
 
@@ -33,7 +33,7 @@ def settings(**values: Any) -> Config:
 def sample(count: int, seed: int) -> Samples:
     """Networks whose class is the sign of one weight."""
     params = initial(count, 1, seed)
-    return Samples(params, (params["seq.0.weight"][:, 0, 0] > 0).long())
+    return Samples((Stack(None, params),), (params["seq.0.weight"][:, 0, 0] > 0).long())
 
 
 class Reader(nn.Module):
@@ -56,4 +56,4 @@ def trainer(folder: Path, task: Any = None, **values: Any) -> Trainer:
     config = settings(**values)
     torch.manual_seed(config.seed)
     splits = {"train": sample(22, 0), "val": sample(9, 1), "test": sample(10, 2)}
-    return Trainer(config, task or Classification(), None, splits, Reader(), folder)
+    return Trainer(config, task or Classification(), splits, Reader(), folder)

@@ -1,0 +1,1 @@
+"""Predict the test accuracy of image classifiers from their weights alone."""

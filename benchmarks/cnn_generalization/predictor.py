@@ -1,0 +1,180 @@
+"""Trained predictors of accuracy as files: safetensors, with all that they need to be used, and a card, in the header.
+
+python -m benchmarks.cnn_generalization save runs/cnn_generalization/wild-small/ng_gnn-seed0 wild.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+import ngopt
+from benchmarks.cnn_generalization.accuracy import Accuracy
+from benchmarks.cnn_generalization.problem import traced
+from benchmarks.cnn_zoo import Architecture
+from benchmarks.weight_space.config import BASELINES, Config, configure
+from benchmarks.weight_space.folder import BEST, CONFIG
+from benchmarks.weight_space.models import build_model
+from benchmarks.weight_space.samples import Samples, Stack
+from benchmarks.weight_space.session import ROW
+from meta_train.tensor_files import read_tensors, write_tensors
+from ngopt.errors import FrozenSymmetryWarning
+
+FORMAT = "ngopt-accuracy-predictor-1"
+MOST_BYTES = 5_000_000  # of a file that can be shipped
+CARD = ("command", "test", "shifted", "intervals", "networks", "left_out", "versions")  # of a row
+LIMITS = (
+    "It read small classifiers of 10 classes, trained on the images of one zoo: what it says is the accuracy to expect "
+    "on those images. Networks of other images, sizes, classes or recipes are outside of what it has seen, and "
+    "nothing warns of that. An accuracy from weights alone never replaces a test on data."
+)
+
+
+class PredictorError(ValueError):
+    """A file or a network cannot be used; the message says why, and what to do."""
+
+
+class Predictor:
+    """Predicts the test accuracy of a classifier from its weights.
+
+    Args:
+        model: The metanetwork.
+        task: What its outputs mean.
+        scalings: Whether networks are read in their canonical form.
+        card: What is known about it.
+    """
+
+    def __init__(self, model: nn.Module, task: Accuracy, scalings: bool, card: dict[str, Any]) -> None:
+        self.model, self.task, self.scalings, self.card = model.eval(), task, scalings, card
+
+    @torch.no_grad()
+    def __call__(self, module: nn.Module, example: Tensor) -> float:
+        """Predict the accuracy, from 0 to 1, of any module that can be traced.
+
+        Args:
+            module: The classifier; only its parameters and learned buffers are read.
+            example: An input of it, ``[image, channel, height, width]``; only its shape matters.
+
+        Raises:
+            PredictorError: Weights are not finite, or the tracer froze a part of the architecture.
+            ngopt.errors.TraceError: The module fails on the example.
+        """
+        state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        bad = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+        if bad:
+            raise PredictorError(
+                f"{', '.join(bad[:5])} hold NaN or infinity: such a network has no accuracy to predict."
+            )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            graph = ngopt.trace(module, example, scalings=self.scalings)
+        if frozen := [str(w.message) for w in caught if issubclass(w.category, FrozenSymmetryWarning)]:
+            raise PredictorError(
+                f"The tracer froze a part of this architecture, and no network of the zoo is like that: {frozen[0]}"
+            )
+        weight = next(self.model.parameters())
+        blocks = (*graph.blocks, *graph.buffers)
+        params = {block.name: state[block.name].detach()[None].to(weight) for block in blocks}
+        return self.task.predicted(self.model(graph, params).float()).item()
+
+
+def save(run: Path, path: Path) -> Path:
+    """Make one file of a run that has ended.
+
+    Args:
+        run: Its directory.
+        path: File to write.
+
+    Raises:
+        PredictorError: The run has not ended, has no metanetwork, or is too large.
+    """
+    if not (run / ROW).is_file() or not (run / CONFIG).is_file():
+        raise PredictorError(f"{run} has no {ROW}: name the directory of a run of cnn_generalization that has ended.")
+    config = configure(**json.loads((run / CONFIG).read_text(encoding="utf-8")))
+    if config.suite != "cnn_generalization" or config.encoder in BASELINES or config.faithful:
+        raise PredictorError(
+            f"{run} is a run of {config.suite}, {config.encoder}: predictors are metanetworks of ngopt."
+        )
+    row = json.loads((run / ROW).read_text(encoding="utf-8"))
+    tensors, found = read_tensors(run / BEST)
+    size = sum(value.numel() * value.element_size() for value in tensors.values())
+    if size > MOST_BYTES:
+        raise PredictorError(
+            f"{run} has {size:,} bytes of weights, more than {MOST_BYTES:,}. Train a narrower encoder."
+        )
+    write(path, tensors, config, found["task"], {name: row[name] for name in CARD if name in row})
+    return path
+
+
+def write(path: Path, tensors: dict[str, Tensor], config: Config, units: dict[str, Any], card: dict[str, Any]) -> None:
+    """Write a predictor's file.
+
+    Args:
+        path: Of the file.
+        tensors: The model's state.
+        config: Of the run; the model is built from it.
+        units: See `Accuracy.saved`.
+        card: What is known about it; what it may be used for is added.
+    """
+    card = {"zoo": config.dataset, "size": config.size, "limits": LIMITS} | card
+    write_tensors(path, tensors, {"format": FORMAT, "config": asdict(config), "card": card, **units})
+
+
+def load(path: Path) -> Predictor:
+    """Read a predictor that `save` wrote.
+
+    Raises:
+        PredictorError: There is no such file, or it is not one of these.
+    """
+    if not path.is_file():
+        raise PredictorError(
+            f"There is no {path}. Train a predictor and make a file of it:\n"
+            "  python -m benchmarks.cnn_zoo make wild --size small\n"
+            "  python -m benchmarks.cnn_generalization run --zoo wild --size small --encoder ng_gnn\n"
+            f"  python -m benchmarks.cnn_generalization save runs/cnn_generalization/wild-small/ng_gnn-seed0 {path}"
+        )
+    try:
+        tensors, header = read_tensors(path)
+        if header.get("format") != FORMAT:
+            raise ValueError(f"its format is {header.get('format')!r}, not {FORMAT!r}")
+        config = configure(**header["config"])
+        task = Accuracy(header["centre"], header["scale"])
+        model = _model(config, task, [Architecture.from_json(a) for a in header["architectures"]])
+        model.load_state_dict(tensors)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise PredictorError(f"{path} is not a predictor that this ngopt can read ({error}). Save it again.") from error
+    if bad := [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]:
+        raise PredictorError(f"{path}: {', '.join(bad[:5])} hold NaN or infinity. Save it again.")
+    return Predictor(model, task, config.sign, header["card"])
+
+
+def _model(config: Config, task: Accuracy, architectures: Sequence[Architecture]) -> nn.Module:
+    """A model whose normalisation has a place for these architectures."""
+    stacks = []
+    for architecture in architectures:
+        graph = traced(architecture, config.sign)
+        blocks = (*graph.blocks, *graph.buffers)
+        stacks.append(Stack(graph, {b.name: torch.empty(0, *b.shape) for b in blocks}, architecture=architecture))
+    return build_model(config, Samples(tuple(stacks), torch.zeros(0)), task, known=stacks)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Save a predictor."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cnn_generalization save", description=save.__doc__)
+    parser.add_argument("run", type=Path, help="run directory of a run that has ended")
+    parser.add_argument("file", type=Path, help="safetensors file to write")
+    arguments = parser.parse_args(argv)
+    try:
+        path = save(arguments.run, arguments.file)
+    except PredictorError as error:
+        parser.error(str(error))
+    print(f"{path}: {path.stat().st_size:,} bytes\n{json.dumps(load(path).card, indent=2)}")

@@ -1,0 +1,110 @@
+"""The suites that learn from weights: tasks, data, encoders, and the presets of every size in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.cnn_zoo.plan import ZOOS
+from meta_train.data import DATASETS
+
+SIZES = ("smoke", "small", "medium", "full")
+METANETWORKS = ("ng_gnn", "ng_t", "neuron_mp")
+MLPS = ("mlp", "mlp_aug")
+ENCODERS = (*METANETWORKS, *MLPS, "statistics")
+PUBLISHED = ("ng_gnn", "ng_t")  # have a faithful form
+PUBLISHED_ZOOS = ("small-mnist", "small-fashion_mnist", "small-cifar10")  # of one form of CNN, tanh or ReLU
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a suite has that others have not.
+
+    Attributes:
+        networks: What they are, for people.
+        source: Module that loads networks and makes the problem of a run: ``load_networks`` and ``make_problem``.
+        tasks: What can be learned.
+        datasets: Sets of networks, in the order of tables; the word for one is ``noun``.
+        encoders: Metanetworks and baselines that make sense here.
+        plan: Sets and their tasks that a complete report has.
+        sizes: Settings by size; ``preset`` those of all sizes.
+        results: Where rows go: the path of a file, up to the name of its set.
+        many: Whether the networks of a set have several architectures; if not, they are implicit networks, which can
+            be moved, flipped and probed.
+    """
+
+    networks: str
+    source: str
+    tasks: tuple[str, ...]
+    datasets: tuple[str, ...]
+    encoders: tuple[str, ...]
+    plan: Mapping[str, tuple[str, ...]]
+    sizes: Mapping[str, Mapping[str, Any]]
+    results: str
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    noun: str = "dataset"
+    many: bool = False
+    words: tuple[str, ...] = ()  # of a command, after the module's name
+
+    def command(self, name: str) -> list[str]:
+        """How the command line of a suite begins."""
+        return ["python", "-m", f"benchmarks.{name}", *self.words]
+
+
+# Size "full" of the two suites of implicit networks is as published [1].
+# [1] Kofinas et al., Graph Neural Networks for Learning Equivariant Representations of Neural Networks, 2024.
+SUITES: dict[str, Suite] = {
+    "inr_classification": Suite(
+        networks="implicit networks",
+        source="benchmarks.weight_space.inrs",
+        tasks=("classify",),
+        datasets=DATASETS,
+        encoders=(*METANETWORKS, *MLPS),
+        plan={name: ("classify",) for name in ("mnist", "fashion-mnist", "cifar10")},
+        results="inr_classification_",
+        preset={"augment": True, "clip": 10.0},
+        sizes={
+            "smoke": {"epochs": 2, "batch_size": 16, "warmup": 2},
+            # Few passes: augmentation would only slow learning down.
+            "small": {"epochs": 5, "batch_size": 32, "warmup": 50, "augment": False},
+            "medium": {"epochs": 5, "batch_size": 32, "warmup": 100, "augment": False},
+            "full": {"epochs": 200, "batch_size": 128, "warmup": 1000},
+        },
+    ),
+    "inr_editing": Suite(
+        networks="implicit networks",
+        source="benchmarks.weight_space.inrs",
+        tasks=("dilation", "erosion", "contrast"),
+        datasets=DATASETS,
+        encoders=(*METANETWORKS, *MLPS),
+        plan={"mnist": ("dilation", "erosion"), "cifar10": ("contrast",)},
+        results="inr_editing_",
+        preset={"augment": False, "clip": 1.0},
+        sizes={
+            "smoke": {"epochs": 2, "batch_size": 16, "warmup": 2},
+            "small": {"epochs": 5, "batch_size": 32, "warmup": 50},
+            "medium": {"epochs": 5, "batch_size": 32, "warmup": 100},
+            "full": {"epochs": 200, "batch_size": 128, "warmup": 10_000},
+        },
+    ),
+    "cnn_generalization": Suite(
+        networks="image classifiers",
+        source="benchmarks.cnn_generalization.problem",
+        tasks=("accuracy",),
+        datasets=tuple(ZOOS),
+        encoders=(*METANETWORKS, "mlp", "statistics"),
+        plan={zoo: ("accuracy",) for zoo in (*PUBLISHED_ZOOS, "wild")},
+        results="cnn_generalization/",
+        preset={"augment": False, "clip": 10.0, "together": 4},
+        sizes={
+            "smoke": {"epochs": 2, "batch_size": 8, "warmup": 2},
+            "small": {"epochs": 40, "batch_size": 32, "warmup": 50},
+            "medium": {"epochs": 20, "batch_size": 32, "warmup": 100},
+            "full": {"epochs": 100, "batch_size": 128, "warmup": 1000},
+        },
+        noun="zoo",
+        words=("run",),
+        many=True,
+    ),
+}
