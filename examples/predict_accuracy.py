@@ -2,9 +2,9 @@
 
     python examples/predict_accuracy.py --predictor wild.safetensors
 
-The predictor has read networks that were trained on one set of small grey pictures. The networks here are trained on
-another one, scikit-learn's digits, so take its numbers for an order at best: better trained networks should be higher.
-It cannot know how hard the digits are.
+The predictor has read networks that were trained on small colour photographs, CIFAR-10 at 16 x 16 pixels. The network
+here learns other pictures, scikit-learn's grey digits in three equal channels, so take the numbers for an order at
+best: a better trained network should be higher. The predictor cannot know how easy the digits are.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ SIDE = 16  # of the pictures of the wild zoo
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """Pictures ``[image, 1, SIDE, SIDE]`` and labels ``[image]``."""
+    """Pictures ``[image, 3, SIDE, SIDE]``, grey in three equal channels, and labels ``[image]``."""
     from sklearn.datasets import load_digits
 
     pictures, labels = load_digits(return_X_y=True)
     pictures = torch.from_numpy(pictures).float().view(-1, 1, 8, 8) / 8 - 1
-    return F.interpolate(pictures, size=SIDE, mode="bilinear"), torch.from_numpy(labels)
+    pictures = F.interpolate(pictures, size=SIDE, mode="bilinear").expand(-1, 3, -1, -1)
+    return pictures, torch.from_numpy(labels)
 
 
 def network() -> nn.Module:
     """A small CNN like those of the zoo."""
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, stride=2, padding=1), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from benchmarks.weight_space.models import measured
 from benchmarks.weight_space.samples import Samples
 
 LOWEST, HIGHEST = 0.01, 0.995  # accuracies are cut off here, so that no logit is extreme
+CNNS = "test, CNNs only"  # all that the published encoders can read
 DRAWN = 400  # networks of each split that are kept for pictures
 
 
@@ -25,18 +27,19 @@ class Accuracy:
     Args:
         centre: Mean of the training networks' logits.
         scale: Their standard deviation.
+        tokens: Whether some networks are of tokens, so that convolutional ones are to be measured on their own too.
     """
 
     kind, outputs, metric, higher_is_better = "classify", 1, "tau", True
 
-    def __init__(self, centre: float, scale: float) -> None:
-        self.centre, self.scale = centre, scale
+    def __init__(self, centre: float, scale: float, tokens: bool = False) -> None:
+        self.centre, self.scale, self.tokens = centre, scale, tokens
 
     @classmethod
-    def of(cls, accuracy: Tensor) -> Accuracy:  # [net]
+    def of(cls, accuracy: Tensor, tokens: bool = False) -> Accuracy:  # [net]
         """The task for these training networks."""
         logits = logit(accuracy)
-        return cls(logits.mean().item(), max(logits.std(correction=0).item(), 1e-3))
+        return cls(logits.mean().item(), max(logits.std(correction=0).item(), 1e-3), tokens)
 
     def predicted(self, output: Tensor) -> Tensor:  # [net, 1] -> [net]
         """Accuracies from 0 to 1."""
@@ -57,13 +60,20 @@ class Accuracy:
     def details(self, values: Mapping[str, Mapping[str, Tensor]], splits: Mapping[str, Samples]) -> dict[str, Any]:
         """Measures of further test splits, intervals of all, and some single networks for pictures."""
         assert all(splits[name].runs is not None for name in values)
+        scatter = {name: _some(_numpy(v["predicted"]), splits[name]) for name, v in values.items()}
+        test = splits["test"]
+        cnns = [self.tokens and bool(s.architecture.layers) for s in test.stacks for _ in range(len(s))]
+        if any(cnns):
+            chosen = torch.tensor(cnns, device=test.targets.device).nonzero().flatten()
+            values = {CNNS: {name: v[chosen] for name, v in values["test"].items()}, **values}
+            splits = {**splits, CNNS: test[chosen]}
         return {
             "shifted": {name: self.summary(v, splits[name]) for name, v in values.items() if name != "test"},
             "intervals": {
                 name: intervals(_numpy(v["predicted"]), _numpy(splits[name].targets), splits[name].runs.cpu().numpy())
                 for name, v in values.items()
             },
-            "scatter": {name: _some(_numpy(v["predicted"]), splits[name]) for name, v in values.items()},
+            "scatter": scatter,
         }
 
     def saved(self, train: Samples) -> dict[str, Any]:

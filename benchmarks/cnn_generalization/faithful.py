@@ -3,10 +3,11 @@
 The models are those; only what they read is made anew for each architecture. As in the paper a node carries an
 embedding of its activation, positions of hidden layers are counted from the input, and a flattened pixel is one more
 channel of an edge. What the published code has no place for at all becomes further features of the neuron that it
-belongs to: scales and shifts of norms, and BatchNorm's statistics. Tokens (mixers, ViTs) are not read.
+belongs to: scales and shifts of norms, and BatchNorm's statistics. Tokens (mixers, ViTs, hybrids) are not read.
 
-Two things differ from published code, both in its favour: NG-GNN normalises over networks of one architecture, not over
-the whole batch, and NG-T's attention has no padding.
+Two things differ from published code. NG-GNN normalises over the networks of one architecture in a batch, not over the
+whole batch: these may be checkpoints of one run, so that a network is read beside its siblings. NG-T's attention has no
+padding.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.cnn_generalization.kinds import OF_NEURONS, kinds
 from ngopt.encoder.layout import check_params, edge_blocks, require
 from ngopt.encoder.normalise import Normaliser
 from ngopt.encoder.published import Plan, PublishedNGGNN, PublishedNGT
@@ -25,7 +27,6 @@ from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
 
 LAYERS = 12  # hidden layers with a position of their own; deeper ones share the last
 TAPS = 64  # of the largest edge: a kernel of 7 x 7, or 8 x 8 flattened pixels
-CHANNELS = ("bias", "scale", "shift", "running_mean", "running_var")  # of a node
 
 
 def plan(graph: NeuralGraph) -> Plan:
@@ -57,17 +58,17 @@ def plan(graph: NeuralGraph) -> Plan:
     positions = torch.zeros(len(used), dtype=torch.long)
     positions[place[inputs]] = torch.arange(len(inputs))
     positions[place[outputs]] = torch.arange(len(outputs)) + len(inputs) + LAYERS
-    layer = 0
-    for rows in [rows for _, rows, _ in weights]:
-        hidden = rows[~torch.isin(rows, outputs)]
-        positions[place[hidden]] = len(inputs) + min(layer, LAYERS - 1)
-        layer += 1
-    biases = []
+    layer, seen = 0, outputs
+    for _, rows, _ in weights:  # shortcuts come last, and write to neurons that have their place already
+        new = rows[~torch.isin(rows, seen)]
+        positions[place[new]] = len(inputs) + min(layer, LAYERS - 1)
+        layer, seen = layer + bool(len(new)), torch.cat([seen, new])
+    kind_of, biases = kinds(graph), []
     for block in (*graph.blocks, *graph.buffers):
         if block.is_edge or block.role == "unused":
             continue
         nodes = place[block.row_nodes.flatten()]
-        if len(nodes) != block.numel:
+        if len(nodes) != block.numel or kind_of[block.name] not in OF_NEURONS:
             raise ValueError(f"'{block.name}', shape {block.shape}, is no parameter of neurons")
         if (nodes >= 0).all():  # else it belongs to nodes without edges, as the biases of frozen outputs of size one
             biases.append((block, nodes))
@@ -108,8 +109,8 @@ class _Many:
         super().__init__(example, "classify", **options)
         self.normaliser = Normaliser(graphs)
         first = self.node_in[0]
-        self.node_in[0] = type(first)(len(CHANNELS), 3.0 if isinstance(self, PublishedNGGNN) else 1.0)
-        self.activation = nn.Embedding(len(ACTIVATIONS) + 2, self.width) if activations else None
+        self.node_in[0] = type(first)(len(OF_NEURONS), 3.0 if isinstance(self, PublishedNGGNN) else 1.0)
+        self.activation = nn.Embedding(len(ACTIVATIONS), self.width) if activations else None
 
     def plan_of(self, graph: NeuralGraph) -> Plan:
         return plan(graph)
@@ -128,16 +129,14 @@ class _Many:
     def _nodes(self, graph: NeuralGraph, params: Mapping[str, Tensor]) -> Tensor:  # [net, node, width]
         check_params(graph, params, lead=1)
         networks, device = len(next(iter(params.values()))), self.position.weight.device
-        features = self.position.weight.new_zeros(networks, self.plan.nodes, len(CHANNELS))
-        convolutions = {block.name.rpartition(".")[0] for block, _, _ in self.plan.weights}
-        for block, nodes in self.plan.biases:
-            module, _, leaf = block.name.rpartition(".")
-            kind = leaf if leaf in CHANNELS else {"weight": "scale"}.get(leaf, "shift")
-            channel = CHANNELS.index("bias" if module in convolutions and leaf == "bias" else kind)
+        features = self.position.weight.new_zeros(networks, self.plan.nodes, len(OF_NEURONS))
+        kind_of = kinds(graph)
+        for block, nodes in self.plan.biases:  # a neuron that several layers write to has several biases
+            channel = features[..., OF_NEURONS.index(kind_of[block.name])]
             values = self.normaliser(graph, block, require(params, block)).reshape(networks, -1)
-            features[:, nodes.to(device), channel] = values.to(features)
+            channel.index_add_(1, nodes.to(device), values.to(features))
         h = self.node_in(features) + self.position(self.plan.positions.to(device))
-        return h if self.activation is None else h + self.activation(self._functions.to(device))
+        return h if self.activation is None else h + self._functions.to(h) @ self.activation.weight
 
     def _kernels(self, graph: NeuralGraph, params: Mapping[str, Tensor]) -> list[Tensor]:  # [net, row, col, taps]
         found = []
@@ -167,13 +166,10 @@ class ManyNGT(_Many, PublishedNGT):
 FAITHFUL = {"ng_gnn": ManyNGGNN, "ng_t": ManyNGT}
 
 
-def _activations(graph: NeuralGraph) -> Tensor:  # [node with edges]
-    """An index per node of `plan`: 0 without an activation, then the known ones, then all others."""
-    index = torch.zeros(graph.num_nodes, dtype=torch.long)
+def _activations(graph: NeuralGraph) -> Tensor:  # [node with edges, activation]
+    """Which activations each node of `plan` has; where layers are added up it can have several."""
+    has = torch.zeros(graph.num_nodes, len(ACTIVATIONS))
     for group in graph.groups:
-        names = [name for name in group.activations if "pool" not in name]
-        if names:
-            known = ACTIVATIONS.index(names[0]) if names[0] in ACTIVATIONS else len(ACTIVATIONS)
-            index[group.start : group.stop] = 1 + known
+        has[group.start : group.stop] = torch.tensor([float(name in group.activations) for name in ACTIVATIONS])
     used = torch.cat([torch.cat([b.row_nodes.flatten(), b.col_nodes.flatten()]) for b in edge_blocks(graph)]).unique()
-    return index[used]
+    return has[used]

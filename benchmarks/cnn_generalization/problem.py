@@ -14,13 +14,15 @@ from tqdm import tqdm
 
 import ngopt
 from benchmarks.cnn_generalization.accuracy import Accuracy
-from benchmarks.cnn_generalization.faithful import readable
+from benchmarks.cnn_generalization.faithful import FAITHFUL, readable
+from benchmarks.cnn_generalization.statistics import fit_trees
 from benchmarks.cnn_zoo import Bucket, load
 from benchmarks.cnn_zoo.making import Job, make
+from benchmarks.cnn_zoo.plan import folder, is_wild
 from benchmarks.weight_space.config import Config
 from benchmarks.weight_space.samples import NOT_FINITE, Samples, Stack, all_finite
 from benchmarks.weight_space.session import Problem
-from benchmarks.weight_space.suites import PUBLISHED_ZOOS
+from benchmarks.weight_space.suites import SHIFTED_ZOOS
 from meta_train.data import DataMissingError
 from ngopt.errors import FrozenSymmetryWarning
 from ngopt.graph.neural_graph import NeuralGraph
@@ -28,6 +30,13 @@ from ngopt.graph.neural_graph import NeuralGraph
 NO_ACCURACY = "accuracy is not between 0 and 1"
 FROZEN = "architecture was frozen in part by the tracer"
 UNREADABLE = "the published encoders have no graph for the architecture"
+
+__all__ = ["FAITHFUL", "fit_trees", "load_networks", "make_problem", "networks_folder"]  # what a suite has to have
+
+
+def networks_folder(config: Config, root: Path | None) -> Path:
+    """Where the zoo of a run lies."""
+    return folder(config.dataset, config.size, root)
 
 
 def load_networks(config: Config, root: Path | None) -> dict[str, list[Bucket]]:
@@ -44,7 +53,7 @@ def load_networks(config: Config, root: Path | None) -> dict[str, list[Bucket]]:
         make(Job(config.dataset, config.size, root=root))
         sets = load(config.dataset, config.size, root)
     sets = dict(sets)
-    for other in PUBLISHED_ZOOS if config.dataset in PUBLISHED_ZOOS and config.size != "smoke" else ():
+    for other in SHIFTED_ZOOS if config.dataset in SHIFTED_ZOOS and config.size != "smoke" else ():
         if other != config.dataset:
             try:
                 sets[other] = load(other, config.size, root)["test"]  # an unseen data set
@@ -61,7 +70,7 @@ def make_problem(config: Config, sets: Mapping[str, Sequence[Bucket]]) -> Proble
     """
     can_read = readable if config.faithful else lambda graph: True
     splits = {name: make_samples(name, buckets, config.sign, can_read) for name, buckets in sets.items()}
-    return Problem(Accuracy.of(splits["train"].targets), splits)
+    return Problem(Accuracy.of(splits["train"].targets, is_wild(config.dataset)), splits)
 
 
 def make_samples(

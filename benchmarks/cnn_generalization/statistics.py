@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cnn_generalization.accuracy import Accuracy, logit
+from benchmarks.cnn_generalization.kinds import KINDS, kinds
 from benchmarks.weight_space.config import Config
 from benchmarks.weight_space.folder import claim
 from benchmarks.weight_space.samples import Samples, Stack, counts
@@ -25,9 +26,9 @@ RATE = 0.05  # learning rate
 def features(samples: Samples) -> np.ndarray:  # [net, feature]
     """Mean, standard deviation and quantiles of every parameter, one after the other.
 
-    Where architectures have different parameters: those of the first and the last one, and mean, least and largest
-    over all of them. Weights and vectors (biases, norms, running statistics) are kept apart. Further features are
-    the numbers of parameters, of layers, and of neurons by activation.
+    Where architectures have different parameters: those of the first and the last one, in the order of their graph, and
+    mean, least and largest over all of them; of each of `KINDS` apart. Further features are the numbers of
+    parameters, of layers, and of neurons by activation.
     """
     names = {tuple(stack.params) for stack in samples.stacks}
     parts = [_of_stack(stack, aggregate=len(names) > 1) for stack in samples.stacks]
@@ -35,10 +36,9 @@ def features(samples: Samples) -> np.ndarray:  # [net, feature]
 
 
 def _of_stack(stack: Stack, aggregate: bool) -> Tensor:  # [net, feature]
-    edges = {block.name for block in stack.graph.blocks if block.is_edge}
-    kinds = ([name for name in stack.params if name in edges], [name for name in stack.params if name not in edges])
-    found = []
-    for of_kind in kinds:
+    kind_of, found = kinds(stack.graph), []
+    for kind in KINDS:
+        of_kind = [name for name in kind_of if kind_of[name] == kind]
         rows = torch.stack([_statistics(stack.params[name]) for name in of_kind], 1) if of_kind else None
         if not aggregate:
             found += [] if rows is None else [rows.flatten(1)]
@@ -46,7 +46,9 @@ def _of_stack(stack: Stack, aggregate: bool) -> Tensor:  # [net, feature]
             found.append(torch.full((len(stack), 5 * (2 + len(QUANTILES))), torch.nan))  # the trees know missing values
         else:
             found.append(torch.cat([rows[:, 0], rows[:, -1], rows.mean(1), rows.amin(1), rows.amax(1)], 1))
-    sizes = torch.tensor([float(sum(p[0].numel() for p in stack.params.values())), float(len(kinds[0]))])
+    sizes = torch.tensor(
+        [float(sum(p[0].numel() for p in stack.params.values())), float(list(kind_of.values()).count("weight"))]
+    )
     counts = [sum(g.size for g in stack.graph.groups if name in g.activations) for name in ACTIVATIONS]
     shared = torch.cat([sizes, torch.tensor(counts, dtype=torch.float32)])
     return torch.cat([*found, shared.expand(len(stack), -1)], 1)
@@ -64,19 +66,19 @@ def fit_trees(config: Config, task: Accuracy, splits: dict[str, Samples], folder
 
     claim(folder, config)
     started = time.perf_counter()
-    aggregated = _same_features(splits)
+    features_of = _same_features(splits)
     rounds = ROUNDS.get(config.size, MOST_ROUNDS)
     model = HistGradientBoostingRegressor(
         learning_rate=RATE, max_iter=rounds, early_stopping=False, random_state=config.seed
     )
-    model.fit(aggregated["train"], logit(splits["train"].targets).numpy())
+    model.fit(features_of["train"], logit(splits["train"].targets).numpy())
     seconds = time.perf_counter() - started
-    stages = [torch.from_numpy(y).sigmoid() for y in model.staged_predict(aggregated["val"])]
+    stages = [torch.from_numpy(y).sigmoid() for y in model.staged_predict(features_of["val"])]
     history = [task.summary({"predicted": y}, splits["val"]) for y in stages]
     best = max(range(rounds), key=lambda k: history[k][task.metric])
     values = {}
     for name in (name for name in splits if name not in ("train", "val")):
-        stages = list(model.staged_predict(aggregated[name]))
+        stages = list(model.staged_predict(features_of[name]))
         values[name] = {"predicted": torch.from_numpy(stages[best]).sigmoid()}
     return {
         "test": task.summary(values["test"], splits["test"]),
@@ -98,4 +100,6 @@ def _same_features(splits: dict[str, Samples]) -> dict[str, np.ndarray]:
     whole = Samples(tuple(s for samples in splits.values() for s in samples.stacks), torch.zeros(0))
     rows = features(whole)
     ends = np.cumsum([len(samples) for samples in splits.values()])
-    return dict(zip(splits, np.split(rows, ends[:-1]), strict=True))
+    found = dict(zip(splits, np.split(rows, ends[:-1]), strict=True))
+    known = ~np.isnan(found["train"]).all(0)  # of kinds that some training network has
+    return {name: some[:, known] for name, some in found.items()}

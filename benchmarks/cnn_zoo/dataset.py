@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cnn_zoo.architecture import Architecture
 from benchmarks.cnn_zoo.bucket import Bucket, from_tensors, joined, shapes
-from benchmarks.cnn_zoo.manifest import MANIFEST, read_manifest
-from benchmarks.cnn_zoo.plan import folder, make_plan, split_of, splits_of
+from benchmarks.cnn_zoo.manifest import read_manifest
+from benchmarks.cnn_zoo.plan import VERSION, folder, make_plan, size_of, split_of, splits_of
+from benchmarks.common.manifests import MANIFEST
 from benchmarks.common.shards import read_shard
 from meta_train.data import DataMissingError
 
@@ -55,6 +58,9 @@ def _manifest(place: Path, zoo: str, size: str, root: Path | None) -> dict[str, 
         ) from None
     if (manifest["zoo"], manifest["size"]) != (zoo, size):
         raise ValueError(f"{place} holds {manifest['zoo']}-{manifest['size']}. Put it where its name says.")
+    made = {name: manifest["settings"].get(name) for name in ("version", "size")}
+    if made != (now := json.loads(json.dumps({"version": VERSION, "size": asdict(size_of(zoo, size))}))):
+        raise ValueError(f"{place} was made by another version of this code: {made}, now {now}. Make the zoo again.")
     files = [entry["file"] for entry in manifest["shards"]]
     if files != [shard.file for shard in make_plan(zoo, size)]:
         raise ValueError(f"{place / MANIFEST} does not name each file of {zoo}-{size} once. Make the zoo again.")

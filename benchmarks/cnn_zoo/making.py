@@ -19,12 +19,13 @@ from tqdm import tqdm
 from benchmarks.cnn_zoo.architecture import small_cnn
 from benchmarks.cnn_zoo.bucket import Bucket, joined, param_shapes
 from benchmarks.cnn_zoo.images import Images, images_of
-from benchmarks.cnn_zoo.manifest import MANIFEST, REPORT, read_manifest, write_manifest
+from benchmarks.cnn_zoo.manifest import REPORT, read_manifest, write_manifest
 from benchmarks.cnn_zoo.plan import FRACTIONS, VERSION, Shard, conditions, folder, is_wild, make_plan, size_of, split_of
 from benchmarks.cnn_zoo.recipe import draw, initial
 from benchmarks.cnn_zoo.sampler import sample
-from benchmarks.cnn_zoo.stack import Stack, batches, test
+from benchmarks.cnn_zoo.stack import TrainingStack, batches, evaluate
 from benchmarks.cnn_zoo.wild import frozen_parts, train
+from benchmarks.common.manifests import refuse_other_settings
 from benchmarks.common.results import write_text
 from benchmarks.common.shards import TEMPORARY, is_done, write_shard
 from benchmarks.common.workers import in_workers
@@ -63,7 +64,7 @@ def make(job: Job) -> dict[str, Any]:
     if job.threads < 1 or job.workers < 1:
         raise ValueError("--threads and --workers must be at least 1.")
     place, plan = folder(job.zoo, job.size, job.root), make_plan(job.zoo, job.size)
-    _refuse_other_settings(place, job)
+    refuse_other_settings(place, job.settings(), read_manifest)
     torch.set_num_threads(job.threads)
     images_of(job.zoo, job.size, job.root)  # before workers start: one of them fetches, not all
     place.mkdir(parents=True, exist_ok=True)
@@ -120,7 +121,7 @@ def _small(job: Job, shard: Shard, images: Images) -> tuple[list[Bucket], list[A
         for recipe, run in zip(recipes, shard.runs, strict=True)
     ]
     start = {name: torch.stack([one[name] for one in starts]).to(job.device) for name in starts[0]}
-    stack = Stack(architecture, start, recipes, _generator(job, "dropout", shard.number))
+    stack = TrainingStack(architecture, start, recipes, _generator(job, "dropout", shard.number))
     count = max(1, int(fraction * len(images.train_y)))
     drawn, kept = batches(count, size.batch, _generator(job, "order", shard.number)), []
     for step in range(1, size.checkpoints[-1] + 1):
@@ -128,7 +129,7 @@ def _small(job: Job, shard: Shard, images: Images) -> tuple[list[Bucket], list[A
         stack.step(images.train_x[index], images.train_y[index])
         if step in size.checkpoints:
             params = stack.params()
-            accuracy, loss = test(architecture, params, images.test_x, images.test_y)
+            accuracy, loss = evaluate(architecture, params, images.test_x, images.test_y)
             params = {name: tensor.cpu().clone() for name, tensor in params.items()}
             steps = torch.full((len(shard.runs),), step)
             kept.append(Bucket(architecture, params, accuracy, loss, torch.tensor(shard.runs), steps))
@@ -165,16 +166,3 @@ def _generator(job: Job, purpose: str, number: int) -> torch.Generator:
 
 def _settings(job: Job, shard: Shard) -> dict[str, Any]:
     return {**job.settings(), "number": shard.number, "runs": list(shard.runs)}
-
-
-def _refuse_other_settings(place: Path, job: Job) -> None:
-    try:
-        found = read_manifest(place)["settings"]
-    except (FileNotFoundError, ValueError):
-        return  # none, or none of use: it is made anew
-    if differ := [name for name, value in job.settings().items() if found.get(name) != value]:
-        raise ValueError(
-            f"{place} holds a zoo that was made with other settings: "
-            + ", ".join(f"{name} {found.get(name)!r}, not {job.settings()[name]!r}" for name in differ)
-            + f". Give these, or another --root, or remove {place / MANIFEST} to make it anew."
-        )

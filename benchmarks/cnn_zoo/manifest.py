@@ -8,12 +8,13 @@ from typing import Any
 
 from benchmarks.cnn_zoo.architecture import Architecture
 from benchmarks.cnn_zoo.plan import Shard
+from benchmarks.common.manifests import MANIFEST
 from benchmarks.common.results import machine, versions, write_text
 from benchmarks.common.shards import read_notes
 from meta_train.data.formats import sha256
 
 SCHEMA = 1
-MANIFEST, REPORT = "manifest.json", "report.json"
+REPORT = "report.json"
 REQUIRED = {"schema", "zoo", "size", "settings", "versions", "machine", "shards"}
 SHARD_REQUIRED = {"file", "sha256", "buckets", "left_out", "skipped"}
 

@@ -23,7 +23,7 @@ EPS = 1e-7
 CPU_IMAGES, GPU_IMAGES = 50, 1000  # tested at once: a CPU's caches hold the activations of few
 
 
-class Stack:
+class TrainingStack:
     """Networks in training.
 
     Args:
@@ -109,7 +109,7 @@ def _losses(logits: Tensor, y: Tensor) -> Tensor:  # [net, image, class], [image
 
 
 @torch.no_grad()
-def test(architecture: Architecture, params: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def evaluate(architecture: Architecture, params: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Accuracies from 0 to 1 and mean losses of all networks, each [net], on the CPU."""
     right, loss = [], []
     for images, labels in chunks(x, y):

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.common.manifests import MANIFEST
 from benchmarks.common.shards import read_shard
-from benchmarks.inr_data.manifest import MANIFEST, read_manifest
+from benchmarks.inr_data.manifest import read_manifest
 from benchmarks.inr_data.plan import SPLITS, folder, originals
 from benchmarks.inr_data.siren import Params
 from meta_train.data import DataMissingError

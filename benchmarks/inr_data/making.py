@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.common.manifests import refuse_other_settings
 from benchmarks.common.results import write_text
 from benchmarks.common.shards import TEMPORARY, is_done, write_shard
 from benchmarks.common.workers import in_workers
 from benchmarks.inr_data.fitting import Recipe, fit
 from benchmarks.inr_data.gradient import flops
-from benchmarks.inr_data.manifest import FIT, MANIFEST, new_manifest, read_manifest, write_manifest
+from benchmarks.inr_data.manifest import FIT, new_manifest, read_manifest, write_manifest
 from benchmarks.inr_data.plan import SHARD, Shard, architecture, floor_of, folder, make_plan, originals
 from benchmarks.inr_data.siren import HIDDEN, OMEGA, Params, initial
 from meta_train.data import Dataset
@@ -72,7 +73,7 @@ def make(job: Job) -> dict[str, Any]:
     torch.set_num_threads(job.threads)
     data = _images(job.dataset, job.root)
     plan = make_plan(data, job.size, job.seed, job.augment, job.shard)
-    _refuse_other_settings(place, job)
+    refuse_other_settings(place, job.settings(), read_manifest)
     place.mkdir(parents=True, exist_ok=True)
     for left in place.glob(f".*{TEMPORARY}"):  # of a run that was killed
         left.unlink()
@@ -161,16 +162,3 @@ def _images(dataset: str, root: Path | None) -> Dataset:
 
 def _settings(job: Job, shard: Shard) -> dict[str, Any]:
     return {**job.settings(), "split": shard.split, "copy": shard.copy, "images": list(shard.images)}
-
-
-def _refuse_other_settings(place: Path, job: Job) -> None:
-    try:
-        found = read_manifest(place)["settings"]
-    except (FileNotFoundError, ValueError):
-        return  # none, or none of use: it is made anew
-    if differ := [name for name, value in job.settings().items() if found.get(name) != value]:
-        raise ValueError(
-            f"{place} holds a set that was made with other settings: "
-            + ", ".join(f"{name} {found.get(name)!r}, not {job.settings()[name]!r}" for name in differ)
-            + f". Give these, or another --root, or remove {place / MANIFEST} to make it anew."
-        )

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from safetensors.torch import load as load_bytes
 
+from benchmarks.common.manifests import MANIFEST
 from benchmarks.common.results import machine, versions, write_text
 from benchmarks.inr_data.plan import SPLITS, Shard
 from meta_train.data.formats import sha256
 
 SCHEMA = 1
-MANIFEST, FIT = "manifest.json", "fit.json"
+FIT = "fit.json"
 REQUIRED = {"schema", "dataset", "size", "augment", "settings", "architecture", "versions", "machine", "shards"}
 SHARD_REQUIRED = {"file", "split", "copy", "sha256", "count", "psnr_min", "psnr_mean", "below_floor"}
 

@@ -43,7 +43,7 @@ class Config:
 
     faithful: Annotated[bool, Rule("as published: encoder, amsgrad, constant learning rate after warm-up")] = False
     sign: Annotated[
-        bool, Rule("encoder option: exact invariance to sign flips; off with faithful and flat weights")
+        bool, Rule("encoder option: exact invariance to sign flips; off with faithful, no-activations and flat weights")
     ] = True
     activations: Annotated[bool, Rule("encoder option: sees which functions neurons compute")] = True
     probes: Annotated[int, Rule("encoder option: number of probe inputs; 0: the encoder sees weights alone", low=0)] = 0
@@ -101,6 +101,8 @@ class Config:
             raise ConfigError("copies are of use in editing only: leave them out.")
         if not self.activations and self.encoder not in PUBLISHED:
             raise ConfigError(f"{self.encoder} has no way not to see activations; these have: {', '.join(PUBLISHED)}.")
+        if not self.activations and self.sign:
+            raise ConfigError("sign shows whether a neuron's function is odd: leave it out with no-activations.")
         if self.probes and suite.many:
             raise ConfigError("probes are for networks of one architecture, and these have several: leave them out.")
         if (self.augment or self.permute or self.flip) and suite.many:
@@ -120,7 +122,8 @@ class Config:
     def changes(self) -> dict[str, Any]:
         """Settings that differ from the preset of the encoder as it comes, ``faithful`` among them."""
         identity = {name: getattr(self, name) for name in IDENTITY}
-        preset = dataclasses.asdict(configure(**identity, faithful=self.faithful)) | {"faithful": False}
+        kinds = {"faithful": False, "activations": True}  # these change presets themselves
+        preset = dataclasses.asdict(configure(**identity, **{name: getattr(self, name) for name in kinds})) | kinds
         return {name: value for name, value in dataclasses.asdict(self).items() if value != preset[name]}
 
     def variant(self) -> str:
@@ -152,6 +155,8 @@ def configure(**values: Any) -> Config:
         preset = preset | {"sign": False}
     if values["encoder"] == "mlp_aug":
         preset = preset | {"permute": True, "flip": True}
+    if values.get("activations") is False:  # which symmetries there are would tell
+        preset = preset | {"sign": False}
     if values.get("faithful"):
         preset = preset | {"schedule": "constant", "amsgrad": True, "sign": False}
     return Config(**(preset | values))

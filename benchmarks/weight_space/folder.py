@@ -10,6 +10,7 @@ from benchmarks.common.results import write_text
 from benchmarks.weight_space.config import Config
 
 CONFIG, STATE, BEST = "config.json", "state.safetensors", "best.safetensors"
+NETWORKS = "networks.sha256"  # which networks a run reads: see `benchmarks.common.manifests.digest`
 
 
 class TrainingError(RuntimeError):
@@ -33,13 +34,26 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)  # a row per epoch
 
 
-def claim(folder: Path, config: Config) -> None:
-    """Make ``folder`` the run directory of these settings.
+def claim(folder: Path, config: Config, networks: str | None = None) -> None:
+    """Make ``folder`` the run directory of these settings and networks.
+
+    Args:
+        folder: Of the run.
+        config: Its settings.
+        networks: The digest of what it reads, if that is known. Folders that have none are taken as they are.
 
     Raises:
-        TrainingError: It holds a run with other settings.
+        TrainingError: It holds a run with other settings, or on other networks.
     """
     mine = asdict(config)
+    if networks is not None:
+        if not (folder / CONFIG).is_file():
+            write_text(folder / NETWORKS, networks + "\n")
+        elif (folder / NETWORKS).is_file() and (folder / NETWORKS).read_text(encoding="utf-8").strip() != networks:
+            raise TrainingError(
+                f"{folder} holds a run on other networks: {config.dataset}-{config.size} has been made anew since. "
+                "Move it away, or name --out."
+            )
     if (folder / CONFIG).is_file():
         theirs = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         defaults = {f.name: f.default for f in fields(Config)}  # of settings that there were not yet

@@ -8,11 +8,17 @@ from pathlib import Path
 import ngopt
 from benchmarks.inr_data.dataset import InrSet, load
 from benchmarks.inr_data.making import Job, make
+from benchmarks.inr_data.plan import folder
 from benchmarks.inr_data.siren import Siren, coordinates
 from benchmarks.weight_space.config import Config
 from benchmarks.weight_space.session import Problem
 from benchmarks.weight_space.tasks import make_task
 from meta_train.data import DataMissingError
+
+
+def networks_folder(config: Config, root: Path | None) -> Path:
+    """Where the networks of a run lie."""
+    return folder(config.dataset, config.size, root)
 
 
 def load_networks(config: Config, root: Path | None) -> dict[str, InrSet]:

@@ -52,9 +52,8 @@ def build_model(
             shapes = {name: tuple(p.shape[1:]) for name, p in stack.params.items()}
             return FlatMLP(shapes, task=task.kind, outputs=task.outputs, **options)
         if config.faithful and SUITES[config.suite].many:
-            from benchmarks.cnn_generalization.faithful import FAITHFUL
-
-            return FAITHFUL[config.encoder](graphs, train.stacks[0].graph, outputs=task.outputs, **options)
+            faithful = SUITES[config.suite].module.FAITHFUL[config.encoder]
+            return faithful(graphs, train.stacks[0].graph, outputs=task.outputs, **options)
         return ngopt.encoder.metanetwork(
             graphs,
             task=task.kind,

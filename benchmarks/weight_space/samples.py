@@ -142,7 +142,8 @@ def flat(samples: Samples) -> Samples:
             f"Flat weights need networks of the same shapes, and these have {len(shapes)} different ones. "
             "Choose another --encoder."
         )
-    stack = Stack(None, joined([stack.params for stack in samples.stacks]))
+    family = " or ".join(dict.fromkeys(stack.family for stack in samples.stacks))
+    stack = Stack(None, joined([stack.params for stack in samples.stacks]), family)
     return Samples((stack,), samples.targets, samples.runs, samples.left_out)
 
 

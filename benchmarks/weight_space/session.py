@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from benchmarks.common.manifests import digest
 from benchmarks.common.results import write_text
 from benchmarks.weight_space.config import MLPS, Config
 from benchmarks.weight_space.folder import claim
@@ -24,6 +24,7 @@ from benchmarks.weight_space.tasks import Task
 from benchmarks.weight_space.train import Trainer
 
 ROW = "row.json"
+NAMED = 5  # networks that are left out, as examples
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,11 @@ def run_all(configs: Sequence[Config], command: Sequence[str], *, out: Path, res
     problem = None
     for config in configs:
         folder = run_folder(out, config)
-        row = finished_row(folder, config)
+        row = finished_row(folder, config, root)
         if row is None:
             problem = problem or make_problem(config, load_networks(config, root))
-            row = make_row(config, run(config, problem, folder), command)
+            claim(folder, config, networks := networks_digest(config, root))
+            row = make_row(config, run(config, problem, folder) | {"networks_sha256": networks}, command)
             write_text(folder / ROW, json.dumps(row) + "\n")
         store(path, row, config)
         store_scatter(path, row, config)
@@ -65,11 +67,8 @@ def run_all(configs: Sequence[Config], command: Sequence[str], *, out: Path, res
 def run(config: Config, problem: Problem, folder: Path) -> dict[str, Any]:
     """Train and test; returns what is to be said about it."""
     if config.encoder == "statistics":
-        from benchmarks.cnn_generalization.statistics import fit_trees
-
-        return fit_trees(config, problem.task, problem.splits, folder)
-    model = build_model(config, problem.splits["train"], problem.task, problem.module, problem.example)
-    return Trainer(config, problem.task, problem.splits, model, folder).run()
+        return SUITES[config.suite].module.fit_trees(config, problem.task, problem.splits, folder)
+    return trainer_of(config, problem, folder).run()
 
 
 def run_folder(out: Path, config: Config) -> Path:
@@ -77,22 +76,27 @@ def run_folder(out: Path, config: Config) -> Path:
     return out / config.suite / f"{config.dataset}-{config.size}" / config.slug()
 
 
-def finished_row(folder: Path, config: Config) -> dict[str, Any] | None:
+def finished_row(folder: Path, config: Config, root: Path | None) -> dict[str, Any] | None:
     """The row of a run that has ended, so that it is neither trained nor tested again."""
     if not (folder / ROW).is_file():
         return None
-    claim(folder, config)
+    claim(folder, config, networks_digest(config, root))
     return json.loads((folder / ROW).read_text(encoding="utf-8"))
+
+
+def networks_digest(config: Config, root: Path | None) -> str | None:
+    """Which networks a run reads; None if there are none yet."""
+    return digest(SUITES[config.suite].module.networks_folder(config, root))
 
 
 def load_networks(config: Config, root: Path | None) -> Mapping[str, Any]:
     """The networks of a run, split by split, as its suite stores them."""
-    return import_module(SUITES[config.suite].source).load_networks(config, root)
+    return SUITES[config.suite].module.load_networks(config, root)
 
 
 def make_problem(config: Config, sets: Mapping[str, Any]) -> Problem:
     """Task and networks of a run; which networks are left out is said."""
-    problem: Problem = import_module(SUITES[config.suite].source).make_problem(config, sets)
+    problem: Problem = SUITES[config.suite].module.make_problem(config, sets)
     for name, samples in problem.splits.items():
         for why, which in samples.left_out.items():
             more = "" if len(which) <= NAMED else f" and {len(which) - NAMED} more"
@@ -103,11 +107,12 @@ def make_problem(config: Config, sets: Mapping[str, Any]) -> Problem:
     return problem
 
 
-NAMED = 5  # networks that are left out, as examples
-
-
 def make_trainer(config: Config, sets: Mapping[str, Any], folder: Path) -> Trainer:
     """Everything that a run needs, ready to go on where it was."""
-    problem = make_problem(config, sets)
+    return trainer_of(config, make_problem(config, sets), folder)
+
+
+def trainer_of(config: Config, problem: Problem, folder: Path) -> Trainer:
+    """The same, of a problem that is made already."""
     model = build_model(config, problem.splits["train"], problem.task, problem.module, problem.example)
     return Trainer(config, problem.task, problem.splits, model, folder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from benchmarks.cnn_zoo.plan import ZOOS
@@ -14,7 +16,8 @@ METANETWORKS = ("ng_gnn", "ng_t", "neuron_mp")
 MLPS = ("mlp", "mlp_aug")
 ENCODERS = (*METANETWORKS, *MLPS, "statistics")
 PUBLISHED = ("ng_gnn", "ng_t")  # have a faithful form
-PUBLISHED_ZOOS = ("small-mnist", "small-fashion_mnist", "small-cifar10")  # of one form of CNN, tanh or ReLU
+# Of one form of CNN, tanh or ReLU: each is tested on the others too, which have seen other images.
+SHIFTED_ZOOS = ("small-mnist", "small-fashion_mnist", "small-cifar10")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,9 @@ class Suite:
 
     Attributes:
         networks: What they are, for people.
-        source: Module that loads networks and makes the problem of a run: ``load_networks`` and ``make_problem``.
+        source: Name of the module that loads networks and makes the problem of a run: ``networks_folder``,
+            ``load_networks`` and ``make_problem``. With ``many`` it also has ``FAITHFUL``, models by encoder, and
+            ``fit_trees``, which carries out the runs of ``statistics``.
         tasks: What can be learned.
         datasets: Sets of networks, in the order of tables; the word for one is ``noun``.
         encoders: Metanetworks and baselines that make sense here.
@@ -46,6 +51,11 @@ class Suite:
     noun: str = "dataset"
     many: bool = False
     words: tuple[str, ...] = ()  # of a command, after the module's name
+
+    @property
+    def module(self) -> ModuleType:
+        """What ``source`` names; it imports this table, so that it is not at hand before."""
+        return import_module(self.source)
 
     def command(self, name: str) -> list[str]:
         """How the command line of a suite begins."""
@@ -94,7 +104,7 @@ SUITES: dict[str, Suite] = {
         tasks=("accuracy",),
         datasets=tuple(ZOOS),
         encoders=(*METANETWORKS, "mlp", "statistics"),
-        plan={zoo: ("accuracy",) for zoo in (*PUBLISHED_ZOOS, "wild")},
+        plan={zoo: ("accuracy",) for zoo in (*SHIFTED_ZOOS, "wild")},
         results="cnn_generalization/",
         preset={"augment": False, "clip": 10.0, "together": 4},
         sizes={

@@ -56,6 +56,7 @@ class Trainer:
         )
         self.progress = Progress(part=config.batch_size)
         self.best = self._weights()
+        self._order = (-1, torch.zeros(0))  # an epoch, and its shuffle
         self._load()
 
     @property
@@ -143,8 +144,10 @@ class Trainer:
     def _indices(self, step: int) -> Tensor:
         """Which networks a step sees: every epoch has a shuffle of its own."""
         epoch, place = divmod(step, self.epoch_steps)
-        order = self.splits["train"].order(generator(self.config.seed, "order", epoch), self.config.together)
-        return order[place * self.config.batch_size :][: self.config.batch_size].to(self.config.device)
+        if self._order[0] != epoch:
+            order = self.splits["train"].order(generator(self.config.seed, "order", epoch), self.config.together)
+            self._order = (epoch, order.to(self.config.device))
+        return self._order[1][place * self.config.batch_size :][: self.config.batch_size]
 
     def _skip(self, loss: float, norm: float) -> None:
         progress = self.progress

@@ -21,7 +21,8 @@ def canonical(graph: NeuralGraph, params: Mapping[str, Tensor]) -> dict[str, Ten
     """The canonical form of networks: name -> ``[*net, *shape]``, the same function.
 
     Signs: biases are not negative, and at most a quarter of a sine's period; without a bias, the sum of the cubes of a
-    neuron's incoming weights is not negative. Scales: incoming weights and bias have a root mean square of one.
+    neuron's incoming weights is not negative. Scales: incoming weights and bias have a norm of one, the
+    size of fresh ones.
 
     Args:
         graph: Traced with ``scalings=True``; without scalings nothing changes.
@@ -29,9 +30,9 @@ def canonical(graph: NeuralGraph, params: Mapping[str, Tensor]) -> dict[str, Ten
     """
     state = dict(params)
     for scaling in graph.scalings:  # in order: what comes in from earlier groups is canonical already
-        biases, cubes, squares, count = _incoming(graph, state, scaling)
+        biases, cubes, squares = _incoming(graph, state, scaling)
         if scaling.kind == "scale":
-            state = scaling.apply(graph, state, (squares / count.clamp_min(1)).sqrt().clamp_min(TINY).reciprocal())
+            state = scaling.apply(graph, state, squares.sqrt().clamp_min(TINY).reciprocal())
             continue
         turns = None if scaling.phase is None or biases is None else -torch.round(biases / scaling.phase)
         if turns is not None:
@@ -44,9 +45,9 @@ def canonical(graph: NeuralGraph, params: Mapping[str, Tensor]) -> dict[str, Ten
 
 def _incoming(
     graph: NeuralGraph, state: Mapping[str, Tensor], scaling: Scaling
-) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:  # [*net, neuron], each
-    """Bias of each neuron (None without), and over all that comes in: sum of cubes, of squares, number of entries."""
-    biases, cubes, squares, count = None, 0.0, 0.0, 0.0
+) -> tuple[Tensor | None, Tensor, Tensor]:  # [*net, neuron], each
+    """Bias of each neuron (None without), and over all that comes in: sum of cubes, and of squares."""
+    biases, cubes, squares = None, 0.0, 0.0
     for block in graph.blocks:
         if block.name not in state:
             continue
@@ -60,9 +61,8 @@ def _incoming(
         place = rows[inside] - scaling.start
         cubes = cubes + zeros.index_add(-1, place, entries.pow(3).sum(-1))
         squares = squares + zeros.index_add(-1, place, entries.square().sum(-1))
-        count = count + zeros.index_add(-1, place, torch.ones_like(entries).sum(-1))
         if not block.is_edge:
             here = zeros.index_add(-1, place, entries.sum(-1))
             biases = here if biases is None else biases + here
-    assert isinstance(cubes, Tensor) and isinstance(squares, Tensor) and isinstance(count, Tensor)
-    return biases, cubes, squares, count
+    assert isinstance(cubes, Tensor) and isinstance(squares, Tensor)
+    return biases, cubes, squares

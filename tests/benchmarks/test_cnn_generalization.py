@@ -15,12 +15,16 @@ from sklearn.metrics import mean_absolute_error, r2_score
 
 from benchmarks.cnn_generalization import __main__ as program
 from benchmarks.cnn_generalization import problem
-from benchmarks.cnn_generalization.accuracy import Accuracy
+from benchmarks.cnn_generalization.accuracy import CNNS, Accuracy
+from benchmarks.cnn_generalization.faithful import plan
 from benchmarks.cnn_generalization.measures import intervals, measures
 from benchmarks.cnn_generalization.predictor import Predictor, PredictorError, load, save
+from benchmarks.cnn_zoo import Architecture
+from benchmarks.cnn_zoo.architecture import Conv, TokenBlock
+from benchmarks.common import manifests
 from benchmarks.common.results import read_results
 from benchmarks.weight_space.config import ConfigError, configure
-from benchmarks.weight_space.folder import STATE
+from benchmarks.weight_space.folder import NETWORKS, STATE, TrainingError
 from benchmarks.weight_space.models import build_model
 from benchmarks.weight_space.samples import NOT_FINITE, Samples, Stack
 from meta_train.tensor_files import read_tensors
@@ -50,6 +54,7 @@ def samples() -> Samples:
 def test_run_report_save_and_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = run(tmp_path, "--zoo wild --encoder ng_gnn --option width=16")
     assert row["networks"] == {"train": 16, "val": 8, "test": 8, "wider": 4}
+    assert row["shifted"][CNNS] == row["test"] and CNNS in row["intervals"]
     assert set(row["test"]) == set(row["shifted"]["wider"]) == {"tau", "r2", "mae"}
     low, high = row["intervals"]["wider"]["tau"]
     assert -1 <= low <= high <= 1
@@ -68,7 +73,11 @@ def test_run_report_save_and_predict(tmp_path: Path, capsys: pytest.CaptureFixtu
     words = ["--results", str(results), "--images", str(tmp_path / "images"), "--pages", str(page)]
     program.main(["report", *words])
     text = page.read_text()
-    assert "τ-b on wider" in text and "`python -m benchmarks.cnn_generalization run --zoo wild --size small" in text
+    assert (
+        "τ-b on test, CNNs only" in text
+        and "τ-b on wider" in text
+        and "`python -m benchmarks.cnn_generalization run --zoo wild --size small" in text
+    )
     assert "Not run (wild, size small): ng_gnn faithful, ng_gnn no-activations, ng_t" in text
     assert "Not run at all: small-mnist, small-fashion_mnist, small-cifar10." in text
     for name in ("cnn_generalization_wild_small.png", "cnn_generalization_wild_small_scatter.png"):
@@ -153,6 +162,99 @@ def test_predictions_do_not_depend_on_the_order_of_neurons(encoder: str, faithfu
     assert error > 1e-3 if encoder == "mlp" else error < 1e-8
 
 
+def read(encoder: str, bucket: Any, **values: Any) -> torch.Tensor:
+    """What a model of fixed weights says of the networks of a bucket."""
+    config = configure(**COMMON, dataset="wild", encoder=encoder, options={"width": 16}, **values)
+    whole = problem.make_samples("train", [bucket], config.sign)
+    model = build_model(config, whole, Accuracy(0.0, 1.0), known=[]).eval()
+    with torch.no_grad():
+        return model(whole.stacks[0].graph, whole.stacks[0].params)
+
+
+def norms_and_shortcuts(norm: str) -> Any:
+    """Networks whose neurons are written to by several layers: with a shortcut's own weights, and without."""
+    convs = [Conv(4, 3, 1, 1, "tanh", norm), Conv(6, 3, 1, 1, "relu", norm)]
+    convs += [Conv(6, 3, 1, 1, "gelu", norm, 0), Conv(6, 3, 1, 1, "silu", norm, 1)]
+    return zoo_cases.bucket(Architecture("residual", (1, 8, 8), tuple(convs)), 3, 0)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+@pytest.mark.parametrize("encoder", ["ng_gnn", "ng_t"])
+def test_published_models_see_every_parameter(encoder: str, norm: str) -> None:
+    bucket = norms_and_shortcuts(norm)
+    before = read(encoder, bucket, faithful=True)
+    assert torch.equal(before, read(encoder, bucket, faithful=True))
+    for name, p in bucket.params.items():
+        after = read(encoder, dataclasses.replace(bucket, params=bucket.params | {name: p + 0.5}), faithful=True)
+        assert (after - before).abs().max() > 1e-5 * before.abs().max(), name
+
+
+def test_positions_of_published_models_follow_the_layers() -> None:
+    """Layers that add to neurons which have a place already do not count, wherever they are registered."""
+    made = plan(problem.traced(norms_and_shortcuts("batch").architecture, False))
+    layers = made.positions - made.inputs
+    hidden = layers[(layers >= 0) & (made.positions < made.position_rows - len(made.outputs))]
+    assert hidden.bincount().tolist() == [4, 6, 6]  # the last two convolutions write to the same neurons' groups
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+@pytest.mark.parametrize("encoder", ["ng_gnn", "ng_t"])
+def test_hidden_activations_are_hidden(encoder: str, faithful: bool) -> None:
+    """ReLU has a scale symmetry that GELU has not: the canonical form would tell."""
+    bucket = zoo_cases.bucket(zoo_cases.tiny("relu"), 3, 0)
+    other = dataclasses.replace(bucket, architecture=zoo_cases.tiny("gelu"))
+    for hidden in (True, False):
+        values = {"faithful": faithful, **({"activations": False} if hidden else {})}
+        same = torch.allclose(read(encoder, bucket, **values), read(encoder, other, **values), atol=1e-6)
+        assert same == hidden
+
+
+def test_trees_learn_what_can_be_learned(tmp_path: Path) -> None:
+    """With shuffled targets, the control, they learn nothing."""
+    config = configure(**COMMON, dataset="small-mnist", encoder="statistics")
+
+    def tau(shuffled: bool) -> float:
+        sets = zoo_cases.small(train=150)
+        for bucket in sets["train"] if shuffled else []:
+            bucket.accuracy.copy_(bucket.accuracy[torch.randperm(150, generator=torch.Generator().manual_seed(0))])
+        made = problem.make_problem(config, sets)
+        return problem.fit_trees(config, made.task, made.splits, tmp_path)["test"]["tau"]
+
+    assert tau(False) > 0.5 > 0.3 > tau(True)
+
+
+def test_cnns_are_measured_on_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mixer = Architecture("mixer", (1, 8, 8), patch=4, width=8, blocks=(TokenBlock("mix", 8, "relu"),))
+    sets = zoo_cases.wild()
+    sets["test"].append(zoo_cases.bucket(mixer, 4, 77))
+    monkeypatch.setattr(problem, "load", lambda zoo, size, root: sets)
+    words = "--zoo wild --encoder ng_gnn --option width=8 layers=1"
+    whole = run(tmp_path / "whole", words)
+    assert whole["networks"]["test"] == 12 and whole["shifted"][CNNS] != whole["test"]
+    published = run(tmp_path / "published", f"{words} --faithful")
+    assert published["networks"]["test"] == 8 and published["shifted"][CNNS] == published["test"]
+
+
+def test_a_zoo_that_was_made_anew_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place, words = tmp_path / "zoo" / "small-mnist-smoke", "--zoo small-mnist --encoder statistics"
+    place.mkdir(parents=True)
+
+    def manifest(sha256: str) -> None:
+        shards = [{"file": "00000.safetensors", "sha256": sha256}]
+        (place / manifests.MANIFEST).write_text(json.dumps({"shards": shards}))
+
+    manifest("a")
+    row = run(tmp_path, f"{words} --data-root {tmp_path}")
+    assert row["networks_sha256"] == manifests.digest(place)
+    assert run(tmp_path, f"{words} --data-root {tmp_path}") == row
+    manifest("b")
+    assert row["networks_sha256"] != manifests.digest(place)
+    with pytest.raises(TrainingError, match="a run on other networks: small-mnist-smoke has been made anew"):
+        run(tmp_path, f"{words} --data-root {tmp_path}")
+    next(tmp_path.rglob(NETWORKS)).unlink()  # as folders were before there were digests
+    assert run(tmp_path, f"{words} --data-root {tmp_path}") == row
+
+
 def test_batches_of_many_architectures() -> None:
     some = samples()
     order = some.order(torch.Generator().manual_seed(0), together=2)
@@ -232,6 +334,10 @@ def test_files_that_do_not_fit_the_architecture() -> None:
         ({"dataset": "wild", "encoder": "ng_gnn", "probes": 3}, "probes are for"),
         ({"dataset": "wild", "encoder": "ng_gnn", "permute": True}, "for implicit networks"),
         ({"dataset": "wild", "encoder": "neuron_mp", "activations": False}, "no way not to see activations"),
+        (
+            {"dataset": "wild", "encoder": "ng_t", "activations": False, "sign": True},
+            "leave it out with no-activations",
+        ),
     ],
 )
 def test_impossible_settings(values: dict[str, Any], message: str) -> None:

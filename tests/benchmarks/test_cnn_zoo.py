@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from benchmarks.cnn_zoo import SIZES, ZOOS, images_of, load, making, plan
 from benchmarks.cnn_zoo.__main__ import main
 from benchmarks.cnn_zoo.making import Job, make, make_shard
-from benchmarks.cnn_zoo.manifest import MANIFEST, REPORT
+from benchmarks.cnn_zoo.manifest import REPORT
 from benchmarks.cnn_zoo.plan import make_plan, split_of, splits_of
 from benchmarks.cnn_zoo.show import check
 from benchmarks.cnn_zoo.wild import evaluate
+from benchmarks.common.manifests import MANIFEST
 from benchmarks.common.shards import read_notes, write_shard
 from meta_train.data import DataMissingError
 
@@ -183,6 +184,8 @@ def test_networks_that_are_not_finite_are_left_out_and_named(
         (lambda m: m["shards"][0].pop("sha256"), r"lacks \['sha256'\]"),
         (lambda m: m.update(shards=[]), "lacks shards"),
         (lambda m: m.update(zoo="small-mnist"), "holds small-mnist-smoke"),
+        (lambda m: m["settings"].update(version=0), "another version of this code: {'version': 0"),
+        (lambda m: m["settings"]["size"].update(batch=1), "another version of this code"),
         (lambda m: m["shards"].pop(), "does not name each file"),
         (lambda m: m["shards"].append(m["shards"][0]), "does not name each file"),
         (lambda m: m["shards"][0].update(file="../x"), "outside its folder"),

@@ -19,7 +19,7 @@ from benchmarks.cnn_zoo.bucket import param_shapes
 from benchmarks.cnn_zoo.networks import ACTIVATIONS
 from benchmarks.cnn_zoo.recipe import INITS, OPTIMIZERS, Recipe, draw, initial
 from benchmarks.cnn_zoo.sampler import CHANNELS, KERNELS, LIMIT, TRAINED_NORMS, WIDER, sample
-from benchmarks.cnn_zoo.stack import Stack, forward
+from benchmarks.cnn_zoo.stack import TrainingStack, forward
 from benchmarks.cnn_zoo.wild import _optimizer, frozen_parts
 from meta_train.seeds import generator
 
@@ -97,7 +97,9 @@ def test_a_stack_trains_like_one_each() -> None:
     starts = [initial(recipe, shapes, generator("start", i)) for i, recipe in enumerate(found)]
     starts = [{name: tensor.double() for name, tensor in start.items()} for start in starts]
     images, labels = torch.rand(6, 8, 1, 16, 16, dtype=torch.float64), torch.randint(10, (6, 8))
-    stack = Stack(architecture, {n: torch.stack([s[n] for s in starts]) for n in shapes}, found, generator("drop"))
+    stack = TrainingStack(
+        architecture, {n: torch.stack([s[n] for s in starts]) for n in shapes}, found, generator("drop")
+    )
     for x, y in zip(images, labels, strict=True):
         stack.step(x, y)
     logits = forward(architecture, stack.params(), images[0])

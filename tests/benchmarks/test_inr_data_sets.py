@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.common.manifests import MANIFEST
 from benchmarks.common.shards import write_shard
 from benchmarks.inr_data import load, making, plan
 from benchmarks.inr_data.__main__ import main
 from benchmarks.inr_data.making import Job, make
-from benchmarks.inr_data.manifest import FIT, MANIFEST, read_manifest
+from benchmarks.inr_data.manifest import FIT, read_manifest
 from benchmarks.inr_data.show import table
 from meta_train.data import DataMissingError
 
