@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer = Trainer(config, rule, folder, processes)
         train(trainer, min(config.iterations, arguments.until or config.iterations))
         if processes.first and trainer.done:
-            command = ["python", "-m", "meta_train", *(sys.argv[1:] if argv is None else argv)]
+            command = ["python", "-m", "meta_train", str(arguments.config)]  # all that decides about the weights
             print(finish(trainer, command))
         processes.close()
     except (CheckpointError, ConfigError, RunFolderError, TaskError, ImportError, OSError, ValueError) as error:

@@ -199,7 +199,7 @@ class RunConfig:
                 "spsa" not in used,
                 "estimator",
                 "spsa",
-                "another one: a feed-forward rule says nothing about whole tensors",
+                "another one: this rule says nothing about whole tensors",
             )
 
 
