@@ -42,7 +42,8 @@ def draw_results(rows: list[Row], measure: Measure, path: Path, title: str) -> N
         for number, run in enumerate(runs):
             epochs = [entry["epoch"] for entry in run["history"]]
             curve = [entry[f"val_{measure.name}"] for entry in run["history"]]
-            right.plot(epochs, curve, style, color=colour, label=None if number else names[at], linewidth=1.5)
+            label = names[at] if curve and not number else None  # trees have no epochs
+            right.plot(epochs, curve, style, color=colour, label=label, linewidth=1.5)
     left.set(xlabel=measure.title, yticks=range(len(names)), yticklabels=names)
     left.invert_yaxis()
     right.set(xlabel="epoch", ylabel=f"validation {measure.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,15 @@ def draw_scatter(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     panels = np.atleast_1d(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)).ravel()
     figure.suptitle(f"{title}: accuracy of test networks (%)")
     names = sorted({name for row in rows for name in row["scatter"]["test"]["families"]})
+    drawn = [row["scatter"]["test"] for row in rows]
+    most = 10 * math.ceil(max(max(one[which]) for one in drawn for which in ("true", "predicted")) / 10)
     for axes, row in zip(panels, rows, strict=False):
         test = row["scatter"]["test"]
         family = np.array([test["families"][k] for k in test["family"]])
         for k, name in enumerate(names):
             true, predicted = (np.array(test[which])[family == name] for which in ("true", "predicted"))
             axes.plot(true, predicted, ".", color=COLOURS[k % len(COLOURS)], markersize=4, alpha=0.6, label=name)
-        axes.plot([0, 100], [0, 100], color="#8a8f98", linewidth=1)
+        axes.plot([0, most], [0, most], color="#8a8f98", linewidth=1)
         axes.set_title(f"{row['encoder']} {row['variant']}".strip(), fontsize="medium")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
