@@ -12,9 +12,8 @@ from benchmarks.cnn_zoo.architecture import Architecture
 from benchmarks.cnn_zoo.bucket import Bucket, from_tensors, joined, shapes
 from benchmarks.cnn_zoo.manifest import read_manifest
 from benchmarks.cnn_zoo.plan import VERSION, folder, make_plan, size_of, split_of, splits_of
-from benchmarks.common.manifests import MANIFEST
+from benchmarks.common.manifests import MANIFEST, not_made
 from benchmarks.common.shards import read_shard
-from meta_train.data import DataMissingError
 
 
 def load(zoo: str, size: str, root: Path | None = None) -> dict[str, list[Bucket]]:
@@ -51,11 +50,7 @@ def _manifest(place: Path, zoo: str, size: str, root: Path | None) -> dict[str, 
     try:
         manifest = read_manifest(place)
     except FileNotFoundError:
-        where = f" --root {root}" if root else ""
-        raise DataMissingError(
-            f"There is no {place / MANIFEST}. Make the zoo with\n"
-            f"  python -m benchmarks.cnn_zoo make {zoo} --size {size}{where}"
-        ) from None
+        raise not_made(place, "zoo", f"benchmarks.cnn_zoo make {zoo} --size {size}", root) from None
     if (manifest["zoo"], manifest["size"]) != (zoo, size):
         raise ValueError(f"{place} holds {manifest['zoo']}-{manifest['size']}. Put it where its name says.")
     made = {name: manifest["settings"].get(name) for name in ("version", "size")}

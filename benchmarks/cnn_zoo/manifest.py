@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.cnn_zoo.architecture import Architecture
 from benchmarks.cnn_zoo.plan import Shard
-from benchmarks.common.manifests import MANIFEST
+from benchmarks.common.manifests import MANIFEST, read_checked
 from benchmarks.common.results import machine, versions, write_text
 from benchmarks.common.shards import read_notes
 from meta_train.data.formats import sha256
@@ -38,18 +38,9 @@ def read_manifest(place: Path) -> dict[str, Any]:
         FileNotFoundError: There is none.
         ValueError: It is cut off, of another schema, or lacks entries.
     """
-    path = place / MANIFEST
     again = "Remove it and make the zoo again: only what is missing is trained."
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not whole ({error}). {again}") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is not of schema {SCHEMA}. {again}")
-    missing = REQUIRED - manifest.keys()
-    missing |= {name for shard in manifest.get("shards", []) for name in SHARD_REQUIRED - shard.keys()}
-    if missing or not manifest["shards"]:
-        raise ValueError(f"{path} lacks {sorted(missing) or 'shards'}. {again}")
+    manifest = read_checked(place, SCHEMA, REQUIRED, SHARD_REQUIRED, again)
+    path = place / MANIFEST
     for shard in manifest["shards"]:
         if Path(shard["file"]).name != shard["file"]:
             raise ValueError(f"{path} names a file {shard['file']!r} outside its folder. {again}")

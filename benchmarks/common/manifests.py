@@ -1,14 +1,53 @@
-"""What the manifests of all kinds of networks have in common: settings, and files with a hash each."""
+"""What the manifests of all kinds of networks have in common: how they are read, and what they are trusted with."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
+from meta_train.data import DataMissingError
+
 MANIFEST = "manifest.json"
+
+
+def read_checked(
+    place: Path, schema: int, required: AbstractSet[str], shard_required: AbstractSet[str], again: str
+) -> dict[str, Any]:
+    """Read the manifest in a folder, and see that nothing is missing from it.
+
+    Args:
+        place: The folder.
+        schema: Of the manifest.
+        required: Its entries.
+        shard_required: The entries of each of its shards.
+        again: What to do when it is of no use: ends every message.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is cut off, of another schema, or lacks entries.
+    """
+    path = place / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole ({error}). {again}") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != schema:
+        raise ValueError(f"{path} is not of schema {schema}. {again}")
+    missing = required - manifest.keys()
+    missing |= {name for shard in manifest.get("shards", []) for name in shard_required - shard.keys()}
+    if missing or not manifest["shards"]:
+        raise ValueError(f"{path} lacks {sorted(missing) or 'shards'}. {again}")
+    return manifest
+
+
+def not_made(place: Path, what: str, command: str, root: Path | None) -> DataMissingError:
+    """The error for networks that nobody has made, with the command that makes them."""
+    where = f" --root {root}" if root else ""
+    return DataMissingError(f"There is no {place / MANIFEST}. Make the {what} with\n  python -m {command}{where}")
 
 
 def digest(place: Path) -> str | None:

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common.manifests import MANIFEST
+from benchmarks.common.manifests import not_made
 from benchmarks.common.shards import read_shard
 from benchmarks.inr_data.manifest import read_manifest
 from benchmarks.inr_data.plan import SPLITS, folder, originals
 from benchmarks.inr_data.siren import Params
-from meta_train.data import DataMissingError
 from meta_train.data import load as load_images
 
 
@@ -86,11 +85,7 @@ def load(
     try:
         manifest = read_manifest(place)
     except FileNotFoundError:
-        where = f" --root {root}" if root else ""
-        raise DataMissingError(
-            f"There is no {place / MANIFEST}. Make the set with\n"
-            f"  python -m benchmarks.inr_data fit {dataset} --size {size}{where}"
-        ) from None
+        raise not_made(place, "set", f"benchmarks.inr_data fit {dataset} --size {size}", root) from None
     if (manifest["dataset"], manifest["size"]) != (dataset, size):
         raise ValueError(f"{place} holds {manifest['dataset']}-{manifest['size']}. Put it where its name says.")
     parts: dict[str, list[dict[str, Tensor]]] = {split: [] for split in SPLITS}

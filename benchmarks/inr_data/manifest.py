@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load as load_bytes
 
-from benchmarks.common.manifests import MANIFEST
+from benchmarks.common.manifests import MANIFEST, read_checked
 from benchmarks.common.results import machine, versions, write_text
 from benchmarks.inr_data.plan import SPLITS, Shard
 from meta_train.data.formats import sha256
@@ -68,18 +68,10 @@ def read_manifest(place: Path) -> dict[str, Any]:
         FileNotFoundError: There is none.
         ValueError: It is cut off, of another schema, or lacks entries.
     """
-    path = place / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not whole ({error}). Remove it and run the fit again.") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is not of schema {SCHEMA}. Remove it and run the fit again.")
-    missing = REQUIRED - manifest.keys()
-    missing |= {name for shard in manifest.get("shards", []) for name in SHARD_REQUIRED - shard.keys()}
-    if missing or not manifest["shards"]:
-        raise ValueError(f"{path} lacks {sorted(missing) or 'shards'}. Remove it and run the fit again.")
+    manifest = read_checked(place, SCHEMA, REQUIRED, SHARD_REQUIRED, "Remove it and run the fit again.")
     for shard in manifest["shards"]:
         if shard["split"] not in SPLITS or Path(shard["file"]).name != shard["file"]:
-            raise ValueError(f"{path} names a file {shard['file']!r} of split {shard['split']!r}. Make the set again.")
+            raise ValueError(
+                f"{place / MANIFEST} names a file {shard['file']!r} of split {shard['split']!r}. Make the set again."
+            )
     return manifest

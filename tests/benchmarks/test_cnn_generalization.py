@@ -29,6 +29,7 @@ from benchmarks.weight_space.models import build_model
 from benchmarks.weight_space.samples import NOT_FINITE, Samples, Stack
 from meta_train.tensor_files import read_tensors
 from tests.benchmarks import zoo_cases
+from tests.benchmarks.weight_space_cases import killed_at
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 COMMON = {"suite": "cnn_generalization", "task": "accuracy", "size": "smoke"}
@@ -123,15 +124,7 @@ def test_encoders_and_baselines(words: str, tmp_path: Path) -> None:
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = "--zoo wild --encoder ng_gnn --checkpoint-steps 1 --option width=8 dropout=0.2"
     whole = run(tmp_path / "whole", words)
-    real, calls = Accuracy.loss, []
-
-    def loss(*arguments: Any) -> torch.Tensor:
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(Accuracy, "loss", loss)
+    calls = killed_at(3, Accuracy, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", words)
     killed = run(tmp_path / "killed", words)

@@ -20,7 +20,7 @@ from benchmarks.weight_space.samples import Samples, Stack
 from benchmarks.weight_space.suites import SUITES
 from benchmarks.weight_space.tasks import Classification
 from meta_train.data import DataMissingError
-from tests.benchmarks.weight_space_cases import settings
+from tests.benchmarks.weight_space_cases import killed_at, settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 RESULTS = "results/inr_classification_digits_smoke.json"
@@ -79,15 +79,7 @@ def test_seeds_and_runs_that_have_ended(root: Path, tmp_path: Path, monkeypatch:
 def test_a_run_goes_on_after_a_kill(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("--encoder", "mlp_aug", "--checkpoint-steps", "1", "--option", "dropout=0.3")
     run(root, tmp_path / "whole", *words)
-    real, calls = Classification.loss, []
-
-    def loss(*arguments: Any) -> torch.Tensor:
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(Classification, "loss", loss)
+    calls = killed_at(5, Classification, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(root, tmp_path / "killed", *words)
     assert not (tmp_path / "killed" / RESULTS).exists()

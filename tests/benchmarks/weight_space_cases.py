@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +35,20 @@ def sample(count: int, seed: int) -> Samples:
     """Networks whose class is the sign of one weight."""
     params = initial(count, 1, seed)
     return Samples((Stack(None, params),), (params["seq.0.weight"][:, 0, 0] > 0).long())
+
+
+def killed_at(call: int, task: type, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Interrupt a task's loss at one of its calls; returns a list that grows with every call."""
+    real, calls = task.loss, []
+
+    def loss(*arguments: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(task, "loss", loss)
+    return calls
 
 
 class Reader(nn.Module):
