@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ from ngopt.optim.plan import plan_graph
 from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update
 
 State = dict[str, dict[str, Tensor]]
-NONE: Mapping[str, Tensor] = MappingProxyType({})
 GATE = 0.3  # a gate's move, relative to a log gain's
 
 
@@ -42,7 +40,7 @@ class LearnedRule(nn.Module):
         *,
         step: int,
         total_steps: int,
-        moves: Mapping[str, Tensor] = NONE,
+        moves: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], State]:
         """What to add to each weight, and the new state. Differentiable in the meta-parameters.
 
@@ -153,7 +151,7 @@ class NeuralGraphRule(LearnedRule):
         config = self.inner.config
         return init_state(weight, plan_graph(graph, config)[name].block, config)
 
-    def update(self, graph, weights, grads, state, *, step: int, total_steps: int, moves=NONE):
+    def update(self, graph, weights, grads, state, *, step: int, total_steps: int, moves=None):
         """See `ngopt.optim.update.update`."""
         rule = Moved(self.inner, moves) if moves else self.inner
         return update(rule, graph, weights, grads, state, step=step, total_steps=total_steps)
