@@ -106,7 +106,7 @@ SUITES: dict[str, Suite] = {
         encoders=(*METANETWORKS, "mlp", "statistics"),
         plan={zoo: ("accuracy",) for zoo in (*SHIFTED_ZOOS, "wild")},
         results="cnn_generalization/",
-        preset={"augment": False, "clip": 10.0, "together": 4},
+        preset={"augment": False, "clip": 10.0, "together": 4, "sign": False},
         sizes={
             "smoke": {"epochs": 2, "batch_size": 8, "warmup": 2},
             "small": {"epochs": 40, "batch_size": 32, "warmup": 50},

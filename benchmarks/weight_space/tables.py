@@ -200,7 +200,12 @@ TITLES = {
     "mlp_aug": "MLP on flat weights, permuted and flipped in training",
     "statistics": "Gradient-boosted trees on statistics of weights",
 }
-VARIANTS = {"faithful": "as published", "no-sign": "without sign symmetry", "no-activations": "activations hidden"}
+VARIANTS = {
+    "faithful": "as published",
+    "sign": "with sign symmetry",
+    "no-sign": "without sign symmetry",
+    "no-activations": "activations hidden",
+}
 
 
 def summary(files: dict[str, list[dict[str, Any]]]) -> str:

@@ -18,7 +18,7 @@ from ngopt.encoder.layout import Layout, alike, check_params, dense_layout, edge
 from ngopt.encoder.neuron_mp import NeuronMP
 from ngopt.encoder.ng_gnn import NGGNN
 from ngopt.encoder.ng_t import NGT
-from ngopt.encoder.normalise import Normaliser
+from ngopt.encoder.normalise import Normaliser, compressed
 from ngopt.encoder.probes import ProbeFeatures
 from ngopt.encoder.published import Published, PublishedNGGNN, PublishedNGT
 from ngopt.encoder.readout import EditReadout, InvariantReadout
@@ -192,7 +192,7 @@ class Metanetwork(nn.Module):
 
     def _scaled(self, graph: NeuralGraph, params: Params) -> dict[str, Tensor]:  # name -> [*net, group, row, col, tap]
         blocks = (*edge_blocks(graph), *vector_blocks(graph))
-        return {b.name: self.normaliser(graph, b, b.to_matrix(require(params, b))) for b in blocks}
+        return {b.name: compressed(self.normaliser(graph, b, b.to_matrix(require(params, b)))) for b in blocks}
 
     def _features(self, layout: Layout, vectors: Sequence[Tensor], lead: tuple[int, ...]) -> Tensor:
         """Node features ``[*net, node, width]`` from all that belongs to nodes."""

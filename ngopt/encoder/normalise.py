@@ -13,6 +13,14 @@ from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
 STD_FLOOR = 1e-8
 
 
+def compressed(x: Tensor) -> Tensor:
+    r""":math:`\operatorname{asinh}(x)`: values of unit scale stay about as they are, and large ones become logarithms.
+
+    Weights of networks that all but diverged are larger by orders of magnitude than those of others.
+    """
+    return x.asinh()
+
+
 class Normaliser(nn.Module):
     """Subtracts a mean and divides by a standard deviation, one of each per parameter.
 

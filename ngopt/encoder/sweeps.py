@@ -8,7 +8,7 @@ one parameter per layer. Propagation in the order of the layers is the idea of t
 .. math::
 
     z_i &= \text{gather}_j(h_i, h_j, e_{ij}) + 2 \sum_j \hat w_{ij} C h_j / \sqrt{n_i} \\
-    h &\leftarrow h + V \sin(U\,[\text{LN}(h), z]), \qquad
+    h &\leftarrow h + V \sigma(U\,[\text{LN}(h), z]), \qquad
     e \leftarrow e + B\, \text{SiLU}(A\,[e, h_{in}, h_{out}])
 
 Normalisation is per node, so that a network's embeddings do not depend on what else is in the batch.
@@ -25,6 +25,7 @@ from ngopt.encoder.base import EdgeFeatures, Encoder
 from ngopt.encoder.codes import NODE_CODE, plain
 from ngopt.encoder.embedding import ValueEmbedding, total_over_taps
 from ngopt.encoder.layout import Layout, dense_layout, edge_blocks
+from ngopt.encoder.normalise import compressed
 from ngopt.encoder.relations import Relation, add_rows
 from ngopt.graph.neural_graph import NeuralGraph
 
@@ -92,7 +93,7 @@ class SweepEncoder(Encoder):
             if channels is None:
                 values.append(node_features.new_zeros(*lead, *block.matrix_shape, self.channels))
             else:
-                values.append(torch.stack([_unit_scale(x.to(node_features)) for x in channels], dim=-1))
+                values.append(torch.stack([compressed(_unit_scale(x.to(node_features))) for x in channels], dim=-1))
         nodes, edges = self.encode(layout, node_features, values)
         return nodes, {block.name: e for block, e in zip(blocks, edges, strict=True)}
 
@@ -143,12 +144,17 @@ def _unit_scale(x: Tensor) -> Tensor:  # [*net, group, row, col, tap]
     return x / x.square().mean((-4, -3, -2, -1), keepdim=True).sqrt().clamp_min(TINY)
 
 
-class Sine(nn.Module):
-    """Sine as activation: odd like the networks' own pre-activations, and bounded; learns faster than SiLU here."""
+class SineSiLU(nn.Module):
+    """Sine of the first half of the features, SiLU of the second.
+
+    Sines learn fastest on implicit networks, whose weights are all of one size. They wrap around where weights are of
+    very different sizes, as in networks that were trained in many ways; there SiLU says which is larger.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Elementwise."""
-        return x.sin()
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first.sin(), nn.functional.silu(second)], dim=-1)
 
 
 class _Layer(nn.Module):
@@ -170,7 +176,7 @@ class _Update(nn.Module):
         self.gather = gather
         self.norm = nn.LayerNorm(width)
         self.carried = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(2 * width, 2 * width), Sine(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(2 * width, 2 * width), SineSiLU(), nn.Linear(2 * width, width))
         self.dropout = nn.Dropout(dropout)
 
     def forward(
