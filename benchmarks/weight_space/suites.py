@@ -109,8 +109,8 @@ SUITES: dict[str, Suite] = {
         preset={"augment": False, "clip": 10.0, "together": 4, "sign": False},
         sizes={
             "smoke": {"epochs": 2, "batch_size": 8, "warmup": 2},
-            "small": {"epochs": 40, "batch_size": 32, "warmup": 50},
-            "medium": {"epochs": 20, "batch_size": 32, "warmup": 100},
+            "small": {"epochs": 20, "batch_size": 32, "warmup": 50},
+            "medium": {"epochs": 10, "batch_size": 32, "warmup": 100},
             "full": {"epochs": 100, "batch_size": 128, "warmup": 1000},
         },
         noun="zoo",

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from ngopt.encoder.codes import BLOCK_CODE, PLACE, TAP_CODE, codes
-from ngopt.encoder.layout import Layout, Values, edge_blocks, link_relation, node_kinds, vector_blocks
+from ngopt.encoder.layout import Layout, Values, edge_blocks, link_relation, output_nodes, vector_blocks
 from ngopt.encoder.relations import ListEdges
 from ngopt.graph.neural_graph import NeuralGraph
 
@@ -78,9 +78,8 @@ def _build_data(graph: NeuralGraph, device: torch.device) -> _NetworkData:
         add(value_to_vector=vectors + entry // tap, value_tap=known.taps[block.name][entry % tap])
         add(vector_taps=torch.full((group * row, 1), float(tap)))
         vectors += group * row
-    neurons, outputs = node_kinds(graph)
     data = _NetworkData(num_nodes=graph.num_nodes, link_to_node=graph.links.cpu(), node_code=known.nodes)
-    data.neurons, data.outputs = neurons, outputs
+    data.outputs = output_nodes(graph)
     data.num_rows, data.num_cols, data.num_pairs, data.num_vectors = rows, cols, pairs, vectors
     for name, parts in pieces.items():
         data[name] = torch.cat(parts)
@@ -116,7 +115,6 @@ def mixed_layout(graphs: Sequence[NeuralGraph], device: torch.device | str = "cp
         vectors,
         batch.batch,
         len(graphs),
-        batch.neurons,
         batch.outputs,
     )
 

@@ -57,7 +57,6 @@ class Layout:
         vectors: Per collection of parameters with one neuron axis, and learned buffers: node of each row, and values.
         network: For each node which network it is of, ``[node]``; None if node tensors have a leading axis instead.
         networks: How many; 1 with a leading axis.
-        neurons: Which nodes are hidden neurons, ``[node]``.
         outputs: Which nodes have an identity of their own and are written to, ``[node]``.
     """
 
@@ -68,7 +67,6 @@ class Layout:
     vectors: tuple[tuple[Tensor, Values], ...]
     network: Tensor | None
     networks: int
-    neurons: Tensor
     outputs: Tensor
 
     def to(self, dtype: torch.dtype) -> Layout:
@@ -153,7 +151,6 @@ def _build_dense(graph: NeuralGraph, device: torch.device) -> Layout:
     for block in vector_blocks(nodes):
         place = Values(known.rows[block.name], None, known.taps[block.name])
         vectors.append((block.row_nodes.flatten(), place))
-    neurons, outputs = node_kinds(graph)
     return Layout(
         tuple(relations),
         tuple(values),
@@ -162,20 +159,16 @@ def _build_dense(graph: NeuralGraph, device: torch.device) -> Layout:
         tuple(vectors),
         None,
         1,
-        neurons.to(device),
-        outputs.to(device),
+        output_nodes(graph).to(device),
     )
 
 
-def node_kinds(graph: NeuralGraph) -> tuple[Tensor, Tensor]:  # [node], twice
-    """Which nodes are hidden neurons, and which are outputs."""
-    frozen = structure(graph).frozen
-    written, blocks = torch.zeros_like(frozen), torch.zeros_like(frozen)
+def output_nodes(graph: NeuralGraph) -> Tensor:  # [node]
+    """Which nodes are outputs: frozen, and written to."""
+    written = torch.zeros(graph.num_nodes, dtype=torch.bool)
     for block in graph.blocks:
         written[block.row_nodes.flatten().cpu()] = True
-    for group in graph.groups:
-        blocks[group.start : group.stop] = group.kind == "block"
-    return ~(frozen | blocks), frozen & written
+    return structure(graph).frozen & written
 
 
 def link_relation(links: Tensor) -> ListEdges | None:  # [2, link] node -> its block

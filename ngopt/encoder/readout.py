@@ -7,11 +7,14 @@ from torch import Tensor, nn
 
 from ngopt.encoder.codes import BLOCK_CODE, TAP_CODE
 from ngopt.encoder.layout import Layout, Values
-from ngopt.encoder.relations import Relation
+from ngopt.encoder.relations import STD_FLOOR, Relation
 
 
 class InvariantReadout(nn.Module):
-    """One vector per network: mean and maximum over hidden neurons, mean over outputs, then an MLP.
+    """One vector per network: each layer is summed up on its own, then all layers, so that wide ones count no more.
+
+    Mean and standard deviation over the neurons that a parameter writes to; over parameters the mean of both, and least
+    and greatest mean; also the means over outputs, and over what the first parameter reads; then an MLP.
 
     Args:
         width: Of node embeddings.
@@ -22,31 +25,51 @@ class InvariantReadout(nn.Module):
     def __init__(self, width: int, outputs: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(3 * width, 2 * width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * width, outputs)
+            nn.Linear(6 * width, 2 * width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * width, outputs)
         )
 
     def forward(self, nodes: Tensor, layout: Layout) -> Tensor:  # [*net, node, width] -> [*net, outputs]
-        hidden, outputs = (_Pool(layout, mask) for mask in (layout.neurons, layout.outputs))
-        return self.mlp(torch.cat([hidden(nodes, "mean"), hidden(nodes, "max"), outputs(nodes, "mean")], dim=-1))
+        outputs = _Some(layout, layout.outputs.nonzero().flatten()).mean(nodes)
+        if not layout.relations:  # networks without weights
+            return self.mlp(torch.cat([outputs.new_zeros(*outputs.shape[:-1], 5 * outputs.shape[-1]), outputs], dim=-1))
+        layers = [_Some(layout, relation.nodes) for relation in layout.relations]
+        first = _Some(layout, layout.relations[0].reversed.nodes).mean(nodes)
+        there = torch.stack([layer.there for layer in layers], dim=-2)  # [*net, layer, 1]
+        means = torch.stack([layer.mean(nodes) for layer in layers], dim=-2)  # [*net, layer, width]
+        squares = torch.stack([layer.mean(nodes.square()) for layer in layers], dim=-2)
+        spreads = ((squares - means.square()).clamp_min(0) + STD_FLOOR).sqrt()
+        share = there / there.sum(-2, keepdim=True).clamp_min(1)
+        least = means.masked_fill(there == 0, torch.inf).amin(-2)
+        greatest = means.masked_fill(there == 0, -torch.inf).amax(-2)
+        some = there.amax(-2) > 0  # in a mixture there may be a network without weights
+        pooled = [(means * share).sum(-2), (spreads * share).sum(-2), least.where(some, 0), greatest.where(some, 0)]
+        return self.mlp(torch.cat([*pooled, first, outputs], dim=-1))
 
 
-class _Pool:
-    """Reduces some nodes of each network; zero for networks without any."""
+class _Some:
+    """Some nodes of each network of a layout.
 
-    def __init__(self, layout: Layout, mask: Tensor) -> None:
-        self.chosen = mask.nonzero().flatten()
-        self.network = None if layout.network is None else layout.network[self.chosen]
-        self.networks = layout.networks
+    Attributes:
+        there: One where a network has any of them, else zero, ``[*net, 1]``.
+    """
 
-    def __call__(self, nodes: Tensor, how: str) -> Tensor:
+    def __init__(self, layout: Layout, chosen: Tensor) -> None:
+        self.chosen, self.networks = chosen, layout.networks
+        self.network = None if layout.network is None else layout.network[chosen]
+        if self.network is None:
+            self.there = layout.node_codes.new_full((1,), float(len(chosen) > 0))
+        else:
+            found = torch.bincount(self.network, minlength=self.networks) > 0
+            self.there = found[:, None].to(layout.node_codes.dtype)
+
+    def mean(self, nodes: Tensor) -> Tensor:  # [*net, node, d] -> [*net, d]
+        """Zero for networks without any."""
         x = nodes.index_select(-2, self.chosen)
         if self.network is not None:
             from torch_geometric.utils import scatter  # takes seconds to import
 
-            return scatter(x, self.network, dim=0, dim_size=self.networks, reduce=how)
-        if not len(self.chosen):
-            return nodes.new_zeros(*nodes.shape[:-2], nodes.shape[-1])
-        return x.mean(-2) if how == "mean" else x.amax(-2)
+            return scatter(x, self.network, dim=0, dim_size=self.networks, reduce="mean")
+        return x.mean(-2) if len(self.chosen) else nodes.new_zeros(*nodes.shape[:-2], nodes.shape[-1])
 
 
 class EditReadout(nn.Module):
