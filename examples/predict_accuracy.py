@@ -1,6 +1,6 @@
 """Guess how accurate a classifier is from its weights alone, and see how far such a guess can be trusted.
 
-    python examples/predict_accuracy.py --predictor wild.safetensors
+    python examples/predict_accuracy.py
 
 The predictor has read networks that were trained on small colour photographs, CIFAR-10 at 16 x 16 pixels. The network
 here learns other pictures, scikit-learn's grey digits in three equal channels, so take the numbers for an order at
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for benchmarks, which are not installed
 
-from benchmarks.cnn_generalization.predictor import PredictorError, load
+from benchmarks.cnn_generalization.predictor import SHIPPED, PredictorError, load
 
 SIDE = 16  # of the pictures of the wild zoo
 
@@ -46,7 +46,7 @@ def network() -> nn.Module:
 def main(argv: Sequence[str] | None = None) -> list[tuple[int, float, float]]:
     """Train, and print after some steps what is predicted and what is true; returns the same."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--predictor", type=Path, default=Path("wild.safetensors"), help="file to use")
+    parser.add_argument("--predictor", type=Path, default=SHIPPED, help="file to use; default: the shipped one")
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 30, 100, 300, 1000], help="when to look")
     arguments = parser.parse_args(argv)
     try:

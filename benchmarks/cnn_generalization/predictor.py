@@ -1,5 +1,7 @@
 """Trained predictors of accuracy as files: safetensors, with all that they need to be used, and a card, in the header.
 
+`SHIPPED` comes with the code. Others are made from runs:
+
 python -m benchmarks.cnn_generalization save runs/cnn_generalization/wild-small/ng_gnn-seed0 wild.safetensors
 """
 
@@ -19,8 +21,10 @@ from torch import Tensor, nn
 
 import ngopt
 from benchmarks.cnn_generalization.accuracy import Accuracy
+from benchmarks.cnn_generalization.card import page
 from benchmarks.cnn_generalization.problem import traced
 from benchmarks.cnn_zoo import Architecture
+from benchmarks.common.results import write_text
 from benchmarks.weight_space.config import BASELINES, Config, configure
 from benchmarks.weight_space.folder import BEST, CONFIG
 from benchmarks.weight_space.models import build_model
@@ -30,6 +34,7 @@ from meta_train.tensor_files import read_tensors, write_tensors
 from ngopt.errors import FrozenSymmetryWarning
 
 FORMAT = "ngopt-accuracy-predictor-1"
+SHIPPED = Path(__file__).parent / "pretrained" / "wild-small.safetensors"
 MOST_BYTES = 5_000_000  # of a file that can be shipped
 CARD = ("command", "test", "shifted", "intervals", "networks", "left_out", "versions")  # of a row
 LIMITS = (
@@ -88,7 +93,7 @@ class Predictor:
 
 
 def save(run: Path, path: Path) -> Path:
-    """Make one file of a run that has ended.
+    """Make one file of a run that has ended, and beside it a page with its card.
 
     Args:
         run: Its directory.
@@ -112,6 +117,7 @@ def save(run: Path, path: Path) -> Path:
             f"{run} has {size:,} bytes of weights, more than {MOST_BYTES:,}. Train a narrower encoder."
         )
     write(path, tensors, config, found["task"], {name: row[name] for name in CARD if name in row})
+    write_text(path.with_suffix(".md"), page(path.stem, load(path).card))
     return path
 
 
@@ -129,8 +135,8 @@ def write(path: Path, tensors: dict[str, Tensor], config: Config, units: dict[st
     write_tensors(path, tensors, {"format": FORMAT, "config": asdict(config), "card": card, **units})
 
 
-def load(path: Path) -> Predictor:
-    """Read a predictor that `save` wrote.
+def load(path: Path = SHIPPED) -> Predictor:
+    """Read a predictor that `save` wrote; by default the one that is shipped, of the wild zoo.
 
     Raises:
         PredictorError: There is no such file, or it is not one of these.
@@ -177,4 +183,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         path = save(arguments.run, arguments.file)
     except PredictorError as error:
         parser.error(str(error))
-    print(f"{path}: {path.stat().st_size:,} bytes\n{json.dumps(load(path).card, indent=2)}")
+    print(f"{path}: {path.stat().st_size:,} bytes\n\n{path.with_suffix('.md').read_text(encoding='utf-8')}")

@@ -43,7 +43,8 @@ class Config:
 
     faithful: Annotated[bool, Rule("as published: encoder, amsgrad, constant learning rate after warm-up")] = False
     sign: Annotated[
-        bool, Rule("encoder option: exact invariance to sign flips; off with faithful, no-activations and flat weights")
+        bool,
+        Rule("encoder option: exact invariance to signs and scales (by default only of implicit networks)"),
     ] = True
     activations: Annotated[bool, Rule("encoder option: sees which functions neurons compute")] = True
     probes: Annotated[int, Rule("encoder option: number of probe inputs; 0: the encoder sees weights alone", low=0)] = 0

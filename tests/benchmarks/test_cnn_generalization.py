@@ -91,6 +91,8 @@ def test_run_report_save_and_predict(tmp_path: Path, capsys: pytest.CaptureFixtu
         and predict.card["test"] == row["test"]
         and "never replaces" in predict.card["limits"]
     )
+    card = (tmp_path / "predictor.md").read_text()
+    assert f"| wider | {row['shifted']['wider']['tau']:.3f} [" in card and "never replaces" in card
     (bucket,) = zoo_cases.wild()["wider"]
     module = bucket.architecture.build()
     module.load_state_dict({name: p[1] for name, p in bucket.params.items()}, strict=False)
