@@ -12,12 +12,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from benchmarks.cnn_zoo.dataset import load
 from benchmarks.cnn_zoo.images import images_of
 from benchmarks.cnn_zoo.making import Job, make
 from benchmarks.cnn_zoo.manifest import read_manifest
 from benchmarks.cnn_zoo.plan import SIZES, ZOOS, folder
-from benchmarks.cnn_zoo.show import check, picture, table
+from benchmarks.cnn_zoo.show import ceiling, check, picture, table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,10 +52,13 @@ def _info(arguments: argparse.Namespace) -> None:
     shards = read_manifest(place)["shards"]
     left_out, skipped = ([bad for shard in shards for bad in shard[name]] for name in ("left_out", "skipped"))
     print(f"{place}: {len(shards)} files, all hashes verified\n\n{table(zoo)}\n")
-    checked = check(zoo, images_of(arguments.zoo, arguments.size, arguments.root))
+    images = images_of(arguments.zoo, arguments.size, arguments.root)
+    checked = check(zoo, images)
     print(f"{checked} networks tested again: accuracies as recorded")
     print(f"{len(left_out)} networks left out: {sorted({bad['why'] for bad in left_out})}; the manifest names them")
     print(f"{len(skipped)} architectures skipped, of runs {[bad['run'] for bad in skipped]}")
+    count, accuracy = len(images.test_y), torch.cat([bucket.accuracy for bucket in zoo["test"]])
+    print(f"Accuracies are of {count:,} images: a perfect predictor has tau-b {ceiling(accuracy, count):.3f} on test")
 
 
 def _picture(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.cnn_zoo.bucket import Bucket
 from benchmarks.cnn_zoo.images import Images
@@ -13,6 +15,7 @@ from benchmarks.cnn_zoo.wild import evaluate
 
 CHECKED = 4  # networks per split that are built and tested again
 CURVES = 40  # runs per split
+TESTS = 10  # that are imagined
 TOLERANCE = 0.01  # of accuracies: another machine rounds in another way
 
 
@@ -29,6 +32,21 @@ def table(zoo: dict[str, list[Bucket]]) -> str:
         for bucket in buckets:
             families[bucket.architecture.family] += len(bucket)
     return "\n".join([*lines, "", *(f"{family:20}{count:7}" for family, count in families.most_common())])
+
+
+def ceiling(accuracy: Tensor, images: int) -> float:  # [net]
+    """Kendall's tau-b of the true accuracies, about: who predicted them could not order measured ones any better.
+
+    Measured accuracies take the place of the true ones, which are spread a little less, and other test images are drawn
+    from the binomial distribution.
+    """
+    from scipy.stats import kendalltau
+
+    random, found = np.random.default_rng(0), []
+    for _ in range(TESTS):
+        again = random.binomial(images, accuracy.double().numpy()) / images
+        found.append(kendalltau(accuracy.numpy(), again, variant="b").statistic)
+    return float(np.mean(found))
 
 
 def check(zoo: dict[str, list[Bucket]], images: Images) -> int:

@@ -18,7 +18,7 @@ from benchmarks.cnn_zoo.__main__ import main
 from benchmarks.cnn_zoo.making import Job, make, make_shard
 from benchmarks.cnn_zoo.manifest import REPORT
 from benchmarks.cnn_zoo.plan import make_plan, split_of, splits_of
-from benchmarks.cnn_zoo.show import check
+from benchmarks.cnn_zoo.show import ceiling, check
 from benchmarks.cnn_zoo.wild import evaluate
 from benchmarks.common.manifests import MANIFEST
 from benchmarks.common.shards import read_notes, write_shard
@@ -260,11 +260,19 @@ def test_names_and_sizes(tmp_path: Path) -> None:
             )
 
 
+def test_more_test_images_order_networks_better() -> None:
+    accuracy = torch.linspace(0.1, 0.9, 200)
+    few, many = ceiling(accuracy, 100), ceiling(accuracy, 10_000)
+    assert 0.7 < few < many < 1
+    assert ceiling(torch.full((200,), 0.5) + 1e-6 * torch.arange(200), 100) < 0.2  # the control: they are all the same
+
+
 def test_info_and_picture(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [WILD, "--size", "smoke", "--root", str(made)]
     assert main(["info", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "2 files, all hashes verified" in printed and "accuracies as recorded" in printed
+    assert "a perfect predictor has tau-b " in printed
     assert all(split in printed for split in splits_of(WILD))
     assert main(["picture", *arguments, "--out", str(tmp_path / "zoo.png")]) == 0
     assert (tmp_path / "zoo.png").stat().st_size > 10_000
