@@ -97,6 +97,20 @@ def test_predict_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "never replaces a test on data" in capsys.readouterr().out
 
 
+@ignoring_warnings
+def test_the_shipped_predictor(capsys: pytest.CaptureFixture[str]) -> None:
+    """It ranks a network that has learned above one that has not, and its page says what its file says."""
+    needs("sklearn")
+    from benchmarks.cnn_generalization.card import page
+    from benchmarks.cnn_generalization.predictor import MOST_BYTES, SHIPPED
+    from benchmarks.cnn_generalization.predictor import load as read
+
+    rows = load("predict_accuracy").main(["--steps", "0", "100"])
+    assert rows[1][1] > rows[0][1] + 0.03
+    assert SHIPPED.stat().st_size < MOST_BYTES
+    assert SHIPPED.with_suffix(".md").read_text() == page(SHIPPED.stem, read().card)
+
+
 def untrained_predictor(folder: Path) -> Path:
     """A file as a run of one step would leave it."""
     from benchmarks.cnn_generalization.accuracy import Accuracy
