@@ -14,7 +14,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from ngopt.encoder.codes import BLOCK_CODE, PLACE, TAP_CODE, codes
-from ngopt.encoder.layout import Layout, Values, edge_blocks, link_relation, output_nodes, vector_blocks
+from ngopt.encoder.layout import Layout, Values, edge_blocks, end_nodes, link_relation, vector_blocks
 from ngopt.encoder.relations import ListEdges
 from ngopt.graph.neural_graph import NeuralGraph
 
@@ -79,7 +79,7 @@ def _build_data(graph: NeuralGraph, device: torch.device) -> _NetworkData:
         add(vector_taps=torch.full((group * row, 1), float(tap)))
         vectors += group * row
     data = _NetworkData(num_nodes=graph.num_nodes, link_to_node=graph.links.cpu(), node_code=known.nodes)
-    data.outputs = output_nodes(graph)
+    data.inputs, data.outputs = end_nodes(graph)
     data.num_rows, data.num_cols, data.num_pairs, data.num_vectors = rows, cols, pairs, vectors
     for name, parts in pieces.items():
         data[name] = torch.cat(parts)
@@ -115,6 +115,7 @@ def mixed_layout(graphs: Sequence[NeuralGraph], device: torch.device | str = "cp
         vectors,
         batch.batch,
         len(graphs),
+        batch.inputs,
         batch.outputs,
     )
 

@@ -57,6 +57,7 @@ class Layout:
         vectors: Per collection of parameters with one neuron axis, and learned buffers: node of each row, and values.
         network: For each node which network it is of, ``[node]``; None if node tensors have a leading axis instead.
         networks: How many; 1 with a leading axis.
+        inputs: Which nodes have an identity of their own and are only read, ``[node]``.
         outputs: Which nodes have an identity of their own and are written to, ``[node]``.
     """
 
@@ -67,6 +68,7 @@ class Layout:
     vectors: tuple[tuple[Tensor, Values], ...]
     network: Tensor | None
     networks: int
+    inputs: Tensor
     outputs: Tensor
 
     def to(self, dtype: torch.dtype) -> Layout:
@@ -151,6 +153,7 @@ def _build_dense(graph: NeuralGraph, device: torch.device) -> Layout:
     for block in vector_blocks(nodes):
         place = Values(known.rows[block.name], None, known.taps[block.name])
         vectors.append((block.row_nodes.flatten(), place))
+    inputs, outputs = end_nodes(graph)
     return Layout(
         tuple(relations),
         tuple(values),
@@ -159,16 +162,20 @@ def _build_dense(graph: NeuralGraph, device: torch.device) -> Layout:
         tuple(vectors),
         None,
         1,
-        output_nodes(graph).to(device),
+        inputs.to(device),
+        outputs.to(device),
     )
 
 
-def output_nodes(graph: NeuralGraph) -> Tensor:  # [node]
-    """Which nodes are outputs: frozen, and written to."""
-    written = torch.zeros(graph.num_nodes, dtype=torch.bool)
+def end_nodes(graph: NeuralGraph) -> tuple[Tensor, Tensor]:  # [node], twice
+    """Which nodes are inputs, and which outputs: frozen, and only read, or written to."""
+    written, read = torch.zeros(2, graph.num_nodes, dtype=torch.bool)
     for block in graph.blocks:
         written[block.row_nodes.flatten().cpu()] = True
-    return structure(graph).frozen & written
+        if block.col_nodes is not None:
+            read[block.col_nodes.flatten().cpu()] = True
+    frozen = structure(graph).frozen
+    return frozen & read & ~written, frozen & written
 
 
 def link_relation(links: Tensor) -> ListEdges | None:  # [2, link] node -> its block

@@ -14,7 +14,7 @@ class InvariantReadout(nn.Module):
     """One vector per network: each layer is summed up on its own, then all layers, so that wide ones count no more.
 
     Mean and standard deviation over the neurons that a parameter writes to; over parameters the mean of both, and least
-    and greatest mean; also the means over outputs, and over what the first parameter reads; then an MLP.
+    and greatest mean; also the means over inputs and outputs; then an MLP.
 
     Args:
         width: Of node embeddings.
@@ -29,11 +29,10 @@ class InvariantReadout(nn.Module):
         )
 
     def forward(self, nodes: Tensor, layout: Layout) -> Tensor:  # [*net, node, width] -> [*net, outputs]
-        outputs = _Some(layout, layout.outputs.nonzero().flatten()).mean(nodes)
+        inputs, outputs = (_Some(layout, x.nonzero().flatten()).mean(nodes) for x in (layout.inputs, layout.outputs))
         if not layout.relations:  # networks without weights
-            return self.mlp(torch.cat([outputs.new_zeros(*outputs.shape[:-1], 5 * outputs.shape[-1]), outputs], dim=-1))
+            return self.mlp(torch.cat([*[torch.zeros_like(outputs)] * 4, inputs, outputs], dim=-1))
         layers = [_Some(layout, relation.nodes) for relation in layout.relations]
-        first = _Some(layout, layout.relations[0].reversed.nodes).mean(nodes)
         there = torch.stack([layer.there for layer in layers], dim=-2)  # [*net, layer, 1]
         means = torch.stack([layer.mean(nodes) for layer in layers], dim=-2)  # [*net, layer, width]
         squares = torch.stack([layer.mean(nodes.square()) for layer in layers], dim=-2)
@@ -43,7 +42,7 @@ class InvariantReadout(nn.Module):
         greatest = means.masked_fill(there == 0, -torch.inf).amax(-2)
         some = there.amax(-2) > 0  # in a mixture there may be a network without weights
         pooled = [(means * share).sum(-2), (spreads * share).sum(-2), least.where(some, 0), greatest.where(some, 0)]
-        return self.mlp(torch.cat([*pooled, first, outputs], dim=-1))
+        return self.mlp(torch.cat([*pooled, inputs, outputs], dim=-1))
 
 
 class _Some:
