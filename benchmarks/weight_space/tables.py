@@ -209,26 +209,32 @@ VARIANTS = {
 
 
 def summary(files: dict[str, list[dict[str, Any]]]) -> str:
-    """All suites in one small table: a line per encoder and variant, a column per task; the largest size of each.
+    """All suites in one small table: a line per encoder and variant, a column per task and size.
 
     Args:
-        files: Result files by suite, the larger sizes of a data set last.
+        files: Result files by suite.
     """
+    parts = []
+    for many, networks in ((False, "Implicit networks"), (True, "Image classifiers")):
+        columns = _columns({suite: some for suite, some in files.items() if SUITES[suite].many == many})
+        for probes, read in ((False, "weights alone"), (True, "also run on learned inputs")):
+            lines = _summary_lines({c: [r for r in rows if bool(r["probes"]) == probes] for c, rows in columns.items()})
+            if lines:
+                head = f"| {networks}, {read} | " + " | ".join(columns) + " |"
+                parts.append("\n".join([head, "|---" * (1 + len(columns)) + "|", *lines]))
+    return "\n\n".join(parts)
+
+
+def _columns(files: dict[str, list[dict[str, Any]]]) -> dict[str, list[Row]]:
+    """Rows of each task and size, but for ``smoke``."""
     columns: dict[str, list[Row]] = {}
     for suite, some in files.items():
         for file in (file for file in some if file["settings"]["size"] != "smoke"):
             for task in dict.fromkeys(row["task"] for row in file["rows"]):
-                title = ("" if len(SUITES[suite].tasks) == 1 else f"{task}, ") + f"{file['settings']['dataset']}: "
-                columns[title + MEASURES[suite][0].title] = [row for row in file["rows"] if row["task"] == task]
-    parts = []
-    for title, probes in (("Reading weights alone", False), ("Also running the networks on learned inputs", True)):
-        lines = _summary_lines(
-            {c: [row for row in rows if bool(row["probes"]) == probes] for c, rows in columns.items()}
-        )
-        if lines:
-            head = f"| {title} | " + " | ".join(columns) + " |"
-            parts.append("\n".join([head, "|---" * (1 + len(columns)) + "|", *lines]))
-    return "\n\n".join(parts)
+                words = [*([] if len(SUITES[suite].tasks) == 1 else [task]), file["settings"]["dataset"]]
+                title = f"{', '.join(words)} ({file['settings']['size']}): {MEASURES[suite][0].title}"
+                columns[title] = [row for row in file["rows"] if row["task"] == task]
+    return columns
 
 
 def _summary_lines(columns: dict[str, list[Row]]) -> list[str]:
