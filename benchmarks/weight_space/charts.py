@@ -30,7 +30,7 @@ def draw_results(rows: list[Row], measure: Measure, path: Path, title: str) -> N
         f"{encoder} {variant}".strip() + ("*" if runs[0]["probes"] else "")
         for (encoder, variant), runs in groups.items()
     ]
-    figure = Figure(figsize=(11, max(3.0, 0.45 * len(groups) + 1.5)), layout="constrained")
+    figure = Figure(figsize=(12.5, max(3.0, 0.45 * len(groups) + 1.5)), layout="constrained")
     left, right = figure.subplots(1, 2)
     figure.suptitle(title + ("   (* with probes)" if any(row["probes"] for row in rows) else ""))
     for at, ((encoder, _), runs) in enumerate(groups.items()):
@@ -48,7 +48,7 @@ def draw_results(rows: list[Row], measure: Measure, path: Path, title: str) -> N
     left.invert_yaxis()
     right.set(xlabel="epoch", ylabel=f"validation {measure.name}")
     right.xaxis.get_major_locator().set_params(integer=True)
-    right.legend(frameon=False, fontsize="small")
+    figure.legend(loc="outside right center", frameon=False, fontsize="small")  # else it covers curves
     for axes in (left, right):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
