@@ -1,8 +1,10 @@
-"""Dependencies point one way: graph -> encoder -> optim, and nothing in ngopt knows who uses it."""
+"""Dependencies point one way: graph -> encoder -> optim, nothing in ngopt knows who uses it, and no circles."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,55 @@ def test_imports_point_one_way(folder: str) -> None:
 )
 def test_every_form_of_import_is_seen(source: str, expected: set[str]) -> None:
     assert imported_modules(source, "ngopt.graph") == expected
+
+
+def modules(*folders: str) -> dict[str, Path]:
+    """Files of these folders by the name that they are imported by."""
+    paths = (path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+def needs(source: str, own: str, known: frozenset[str]) -> set[str]:
+    """Which of the known modules a source text imports: at its top, inside functions, or for type checkers only."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{own}: write absolute imports"
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= inside & known or {str(node.module)}
+    return found & known - {own}
+
+
+def circle(imports: Mapping[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle; empty if there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_circles_between_files() -> None:
+    files = modules("ngopt", "meta_train", "benchmarks")
+    known = frozenset(files)
+    assert {"ngopt.graph.neural_graph", "meta_train.trainer", "benchmarks.demo"} <= known
+    assert circle({name: needs(path.read_text(encoding="utf-8"), name, known) for name, path in files.items()}) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from p import a",
+        "import p.a",
+        "from p.a import name",
+        "def f():\n    from p.a import name",
+        "if TYPE_CHECKING:\n    from p.a import name",
+    ],
+)
+def test_every_circle_is_seen(back: str) -> None:
+    sources = {"p": "", "p.a": "from p import b", "p.b": "from p.c import x", "p.c": back}
+    known = frozenset(sources)
+    assert set(circle({name: needs(source, name, known) for name, source in sources.items()})) == {"p.a", "p.b", "p.c"}
+    assert circle({name: needs(source, name, known) for name, source in sources.items() if name != "p.c"}) == []

@@ -8,31 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.cnn_zoo.layers import Conv, TokenBlock, output_sides
 from benchmarks.cnn_zoo.networks import ACTIVATIONS, NORMS, ConvNet, TokenNet
 from meta_train.tasks.drawing import example_of
-
-
-@dataclass(frozen=True)
-class Conv:
-    """One convolutional layer."""
-
-    channels: int
-    kernel: int
-    stride: int
-    padding: int
-    activation: str
-    norm: str = "none"
-    source: int | None = None  # which earlier layer's output is added before the activation
-
-
-@dataclass(frozen=True)
-class TokenBlock:
-    """One block of a network of tokens."""
-
-    kind: str  # "mix" (MLP-Mixer) or "attend" (ViT)
-    hidden: int
-    activation: str
-    heads: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,7 +62,9 @@ class Architecture:
 
     def fresh(self) -> nn.Module:
         """A module with fresh parameters, in training mode, from PyTorch's generator."""
-        return ConvNet(self) if self.layers else TokenNet(self)
+        if self.layers:
+            return ConvNet(self.image, self.layers, self.head, self.classes)
+        return TokenNet(self.image, self.patch, self.width, self.blocks, self.classes)
 
     def example(self) -> Tensor:  # [1, channel, height, width]
         """An input to trace with."""
@@ -102,14 +82,6 @@ class Architecture:
         )
         return f"{self.family}: {layers} {self.head}"
 
-    def sides(self) -> list[int]:
-        """Height (and width) of each layer's output in pixels."""
-        side, sides = self.image[1], []
-        for layer in self.layers:
-            side = (side + 2 * layer.padding - layer.kernel) // layer.stride + 1
-            sides.append(side)
-        return sides
-
     def multiplications(self) -> int:
         """Of one forward pass of one image; the small ones of heads, norms and shortcuts are left out."""
         if self.blocks:
@@ -124,7 +96,7 @@ class Architecture:
                 + self.image[0] * self.patch**2 * self.width
             )
         width, total = self.image[0], 0
-        for layer, side in zip(self.layers, self.sides(), strict=True):
+        for layer, side in zip(self.layers, output_sides(self.layers, self.image[1]), strict=True):
             total += side**2 * layer.kernel**2 * width * layer.channels
             width = layer.channels
         return total

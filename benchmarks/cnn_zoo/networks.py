@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
+from benchmarks.cnn_zoo.layers import Conv, TokenBlock, output_sides
 from meta_train.tasks.transformer import Attention
-
-if TYPE_CHECKING:
-    from benchmarks.cnn_zoo.architecture import Architecture, Conv, TokenBlock
 
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 NORM_GROUPS = 4  # of GroupNorm
@@ -25,10 +21,9 @@ NORMS = {  # of channels
 class ConvNet(nn.Module):
     """Convolution, norm, what an earlier layer adds, activation; as often as there are layers; then a linear head."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, image: tuple[int, int, int], layers: tuple[Conv, ...], head: str, classes: int) -> None:
         super().__init__()
-        channels, layers = architecture.image[0], architecture.layers
-        widths = [channels, *(layer.channels for layer in layers)]
+        widths = [image[0], *(layer.channels for layer in layers)]
         self.convs = nn.ModuleList(
             nn.Conv2d(width, layer.channels, layer.kernel, layer.stride, layer.padding)
             for width, layer in zip(widths, layers, strict=False)
@@ -39,9 +34,9 @@ class ConvNet(nn.Module):
             {str(i): _shortcut(layers, i) for i, layer in enumerate(layers) if layer.source is not None}
         )
         self.sources = [layer.source for layer in layers]
-        pixels = 1 if architecture.head == "pool" else architecture.sides()[-1] ** 2
-        self.pool = architecture.head == "pool"
-        self.head = nn.Linear(layers[-1].channels * pixels, architecture.classes)
+        self.pool = head == "pool"
+        pixels = 1 if self.pool else output_sides(layers, image[1])[-1] ** 2
+        self.head = nn.Linear(layers[-1].channels * pixels, classes)
 
     def forward(self, x: Tensor) -> Tensor:  # [image, channel, height, width] -> [image, class]
         """Logits."""
@@ -69,15 +64,16 @@ def _shortcut(layers: tuple[Conv, ...], target: int) -> nn.Module:
 class TokenNet(nn.Module):
     """Patches as tokens, learned positions, blocks that mix or attend, and a linear head on the mean of all tokens."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(
+        self, image: tuple[int, int, int], patch: int, width: int, blocks: tuple[TokenBlock, ...], classes: int
+    ) -> None:
         super().__init__()
-        channels, height, _ = architecture.image
-        width, patch = architecture.width, architecture.patch
+        channels, height, _ = image
         tokens = (height // patch) ** 2
         self.embed = nn.Conv2d(channels, width, patch, patch)
         self.positions = nn.Parameter(0.02 * torch.randn(tokens, width))
-        self.blocks = nn.Sequential(*(Block(tokens, width, block) for block in architecture.blocks))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, architecture.classes)
+        self.blocks = nn.Sequential(*(Block(tokens, width, block) for block in blocks))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:  # [image, channel, height, width] -> [image, class]
         """Logits."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.cnn_zoo.architecture import Architecture, Conv, TokenBlock
+from benchmarks.cnn_zoo.architecture import Architecture
+from benchmarks.cnn_zoo.layers import Conv, TokenBlock
 from benchmarks.cnn_zoo.networks import ACTIVATIONS
 from meta_train.tasks.drawing import chance, choice, integer
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from benchmarks.weight_space.config import configure
 from benchmarks.weight_space.folder import BEST, CONFIG
-from benchmarks.weight_space.pictures import before_after_target, draw
+from benchmarks.weight_space.pictures import draw
 from benchmarks.weight_space.session import load_networks, make_trainer
+from benchmarks.weight_space.tasks import Editing
 from meta_train.tensor_files import read_tensors
 
 
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.model.load_state_dict(read_tensors(run / BEST)[0])
     path = arguments.out or Path("docs/images") / f"inr_editing_{config.task}_{config.dataset}.png"
     name = f"{config.encoder} {config.variant()}".strip()
-    draw(before_after_target(trainer, "test", arguments.count), path, f"{config.task}, {config.dataset}: {name}")
+    assert isinstance(trainer.task, Editing)
+    draw(trainer.pictures(trainer.task, "test", arguments.count), path, f"{config.task}, {config.dataset}: {name}")
     print(f"Picture: {path}")
 
 

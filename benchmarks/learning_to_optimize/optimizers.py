@@ -6,7 +6,6 @@ A learned optimizer is there when its weights are. To add one, register a functi
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 import ngopt
 from benchmarks.common.rivals import RIVALS
 from benchmarks.common.training import Steps
+from meta_train.rules import feed_forward
 from ngopt.optim.checkpoint import SHIPPED, SUFFIX
 
 BASE = "AdamW"  # speed-ups are over this one
@@ -144,21 +144,8 @@ def _ngoptimizer(pretrained: str, model: nn.Module, total_steps: int) -> Steps:
     return ngopt.NGOptimizer(model, total_steps=total_steps, pretrained=pretrained)
 
 
-def _feed_forward_there() -> bool:
-    """`meta_train.feed_forward` defines ``available()``, ``SHIPPED`` and ``make_optimizer(model, total_steps)``."""
-    if importlib.util.find_spec("meta_train") is None or importlib.util.find_spec("meta_train.feed_forward") is None:
-        return False
-    module = importlib.import_module("meta_train.feed_forward")
-    return bool(getattr(module, "available", lambda: False)())
-
-
 def _feed_forward_settings() -> dict[str, Any]:
-    path = importlib.import_module("meta_train.feed_forward").SHIPPED
-    return {"pretrained": path.stem, "sha256": _sha256(path)}
-
-
-def _feed_forward(model: nn.Module, total_steps: int) -> Steps:
-    return importlib.import_module("meta_train.feed_forward").make_optimizer(model, total_steps)
+    return {"pretrained": feed_forward.SHIPPED.stem, "sha256": _sha256(feed_forward.SHIPPED)}
 
 
 # Without the graph: the same directions, but gates read off each tensor alone, trained that way with the same budget.
@@ -180,4 +167,6 @@ for name, words, pretrained, small in (
             small,
         )
     )
-register(Learned("feed-forward", "feed-forward", _feed_forward, _feed_forward_settings, _feed_forward_there))
+register(
+    Learned("feed-forward", "feed-forward", feed_forward.make_optimizer, _feed_forward_settings, feed_forward.available)
+)

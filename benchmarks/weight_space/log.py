@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from benchmarks.weight_space.pictures import before_after_target, tile
-from benchmarks.weight_space.tasks import Editing
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from benchmarks.weight_space.train import Trainer
-
-PICTURES = 8
+from benchmarks.weight_space.pictures import tile
 
 
 class Log:
@@ -38,11 +33,9 @@ class Log:
             self.writer.add_scalar(f"val/{name}", value, step)
         self.writer.flush()
 
-    def pictures(self, step: int, trainer: Trainer, split: str) -> None:
-        """Rows of before, after and target of the first networks; nothing for tasks without pictures."""
-        if isinstance(trainer.task, Editing):
-            rows = before_after_target(trainer, split, PICTURES)
-            self.writer.add_image(f"{split}/before_after_target", tile(rows), step)
+    def pictures(self, step: int, split: str, rows: Tensor) -> None:
+        """What `before_after_target` made of networks of a split."""
+        self.writer.add_image(f"{split}/before_after_target", tile(rows), step)
 
     def close(self) -> None:
         """Write what is left."""

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.weight_space.samples import Samples
 from benchmarks.weight_space.tasks import Editing
-
-if TYPE_CHECKING:
-    from benchmarks.weight_space.train import Trainer
 
 ROWS = ("before", "after", "target")
 
 
-@torch.no_grad()
-def before_after_target(trainer: Trainer, split: str, count: int) -> Tensor:  # [3, net, channel, height, width]
-    """The first networks of a split, cut off at 0 and 1."""
-    task = trainer.task
-    assert isinstance(task, Editing)
-    samples = trainer.splits[split][slice(0, count)]
-    trainer.model.eval()
-    after = task.pictures(trainer.output(samples))
-    trainer.model.train()
-    return torch.stack([task.render(samples.stacks[0].params), after, samples.targets]).clamp(0, 1).cpu()
+def before_after_target(
+    task: Editing,
+    samples: Samples,
+    output: Any,  # what the model says of the samples
+) -> Tensor:  # [3, net, channel, height, width], cut off at 0 and 1
+    """What networks show before and after their edit, and what they should show."""
+    before, after = task.render(samples.stacks[0].params), task.pictures(output)
+    return torch.stack([before, after, samples.targets]).clamp(0, 1).cpu()
 
 
 def tile(rows: Tensor) -> Tensor:  # [row, column, channel, h, w] -> [channel, row * h, column * w]

@@ -20,11 +20,13 @@ from benchmarks.weight_space.config import Config
 from benchmarks.weight_space.folder import BEST, STATE, Progress, TrainingError, claim
 from benchmarks.weight_space.log import Log
 from benchmarks.weight_space.models import measured
+from benchmarks.weight_space.pictures import before_after_target
 from benchmarks.weight_space.samples import Samples, counts
 from benchmarks.weight_space.step import backward_in_parts, generator, in_parts, learning_rate, number
-from benchmarks.weight_space.tasks import Task, as_float32
+from benchmarks.weight_space.tasks import Editing, Task, as_float32
 from meta_train import tensor_files as checkpoint
 
+LOGGED_PICTURES = 8
 MOST_SKIPPED = 20  # steps without a finite gradient in a row
 
 
@@ -110,6 +112,15 @@ class Trainer:
             outputs = [self.forward(stack.graph, stack.params) for stack in samples.stacks]
         return as_float32(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
 
+    @torch.no_grad()
+    def pictures(self, task: Editing, split: str, count: int) -> Tensor:  # [3, net, channel, height, width]
+        """What the first networks of a split show; see `before_after_target`."""
+        samples = self.splits[split][slice(0, count)]
+        self.model.eval()
+        rows = before_after_target(task, samples, self.output(samples))
+        self.model.train()
+        return rows
+
     def _step(self, total: int, log: Log) -> float:
         """One step; returns its loss."""
         config, progress, started = self.config, self.progress, time.perf_counter()
@@ -172,7 +183,8 @@ class Trainer:
         if math.isfinite(values[metric]) and sign * values[metric] > before:
             progress.best, progress.best_epoch, self.best = values, epoch, self._weights()
         log.epoch(progress.step, values)
-        log.pictures(progress.step, self, "val")
+        if isinstance(self.task, Editing):
+            log.pictures(progress.step, "val", self.pictures(self.task, "val", LOGGED_PICTURES))
 
     def _best_so_far(self) -> dict[str, str]:
         best = self.progress.best.get(self.task.metric)

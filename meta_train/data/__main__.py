@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from meta_train.data.catalogue import DATASETS, SPECS, TEXTS
-from meta_train.data.loading import DataMissingError, data_root, load, load_text, locate
+from meta_train.data.loading import load, load_text
+from meta_train.data.places import DataMissingError, data_root, locate
 
 KNOWN = (*DATASETS, *TEXTS)
 

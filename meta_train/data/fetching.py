@@ -14,8 +14,8 @@ from meta_train.data.cifar_png import binary_batches
 from meta_train.data.debian import deb_files, download_deb, tar_files
 from meta_train.data.download import download
 from meta_train.data.formats import md5, sha256
-from meta_train.data.loading import DataMissingError, what_is_missing
 from meta_train.data.npm import tarball
+from meta_train.data.places import DataMissingError, what_is_missing
 
 Files = dict[str, bytes]  # contents by base name
 Source = tuple[str, Callable[[Path], Files]]  # what to call it, and how to get its files with the help of a folder

@@ -1,4 +1,4 @@
-"""From files to tensors: find them under the data root, check every byte, normalise."""
+"""From files to tensors: fetch what is missing, check every byte, normalise."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ import torch
 from torch import Tensor
 
 from meta_train.data.catalogue import DATASETS, SPECS, TEXTS, File, Spec
+from meta_train.data.fetching import fetch as fetch_missing
 from meta_train.data.formats import parse_cifar, parse_idx, sha256, uncompressed
+from meta_train.data.places import DataMissingError, data_root, locate, what_is_missing
 
-ROOT_VARIABLE = "NGOPT_DATA"
 DIGITS_TEST = 360  # of the 1,797 digits
-
-
-class DataMissingError(FileNotFoundError):
-    """Files of a data set are not there and could not be fetched; the message says what to put where."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +44,6 @@ class Split:
     train_y: Tensor  # int64 [n]
     test_x: Tensor
     test_y: Tensor
-
-
-def data_root(root: str | os.PathLike | None = None) -> Path:
-    """The folder of all data sets: as given, or ``$NGOPT_DATA``, or ``~/.cache/ngopt/data``."""
-    return Path(root or os.environ.get(ROOT_VARIABLE) or "~/.cache/ngopt/data").expanduser()
 
 
 def load(name: str, root: str | os.PathLike | None = None, *, fetch: bool = True) -> Dataset:
@@ -97,8 +89,6 @@ def read_verified(spec: Spec, root: Path, *, fetch: bool) -> list[bytes]:
     if locate(spec, root) is None:
         if not fetch:
             raise DataMissingError(what_is_missing(spec, root))
-        from meta_train.data.fetching import fetch as fetch_missing
-
         fetch_missing(spec, root)
     paths = locate(spec, root)
     assert paths is not None
@@ -123,31 +113,6 @@ def prepare(dataset: Dataset, *, holdout: int = 0) -> Split:
         _normalised(test_images, dataset),
         test_labels,
     )
-
-
-def locate(spec: Spec, root: Path) -> list[Path] | None:
-    """Where the files lie: all in one folder, each as it is or as ``.gz``. None if no folder has them all."""
-    for folder in (spec.folder, *spec.aliases):
-        candidates = [[root / folder / file.name, root / folder / f"{file.name}.gz"] for file in spec.files]
-        found = [next((path for path in pair if path.is_file()), None) for pair in candidates]
-        if all(found):
-            return [path for path in found if path is not None]
-    return None
-
-
-def what_is_missing(spec: Spec, root: Path) -> str:
-    """Exactly which files to put where."""
-    lines = [
-        f"The data set {spec.name} is not there. Put these files (uncompressed, or as .gz) into {root / spec.folder}:",
-        *(f"  {file.name}  sha256 {file.sha256}  md5 {file.md5}" for file in spec.files),
-        f"Another data root can be named in the environment variable {ROOT_VARIABLE}.",
-    ]
-    if spec.layout == "cifar-bin" and (root / "cifar-10-batches-py").is_dir():
-        lines.append(
-            f"{root / 'cifar-10-batches-py'} holds pickles, which can run code when they are read; they are not read. "
-            "The 'binary version' of CIFAR-10 has the same images."
-        )
-    return "\n".join(lines)
 
 
 def _verified(path: Path, file: File) -> bytes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any
 
+from ngopt.graph.elements import GraphElements, NodeGroup
 from ngopt.graph.export import groups_at
-from ngopt.graph.neural_graph import NeuralGraph, NodeGroup
 
 COLOURS = {"fixed": "#dddddd", "neuron": "#a6cee3", "block": "#fdbf6f"}
 INK, LINK, VECTOR = "#333333", "#1f5f8b", "#b15928"
@@ -14,7 +14,7 @@ COLUMN, ROW, HEAD, MARGIN = 1.6, 0.24, 0.95, 2.4  # inches
 MAX_ROWS = 90
 
 
-def draw(graph: NeuralGraph, path: str | PathLike[str]) -> None:
+def draw(graph: GraphElements, path: str | PathLike[str]) -> None:
     """Draw the graph to an image file (format by suffix).
 
     Columns are node groups, headed by their size, the functions that they pass through and the symmetric group that
@@ -89,14 +89,14 @@ def _arrow(axes: Any, source: float, target: float, y: float) -> None:
         axes.annotate("", (target, y), (source, y), arrowprops=style)
 
 
-def _actions(graph: NeuralGraph) -> dict[str, str]:
+def _actions(graph: GraphElements) -> dict[str, str]:
     """The symmetric group that acts on each node group, as mathematical text."""
     return {
         s.name: f"$S_{{{s.degree}}}" + (f"^{{{s.copies}}}$" if s.copies > 1 else "$") for s in graph.symmetries or ()
     }
 
 
-def _memberships(graph: NeuralGraph) -> list[tuple[str, str]]:
+def _memberships(graph: GraphElements) -> list[tuple[str, str]]:
     """Pairs of node groups: members, blocks."""
     pairs = {}
     for child, parent in graph.links.T.unique(dim=0).tolist() if graph.links.numel() else ():

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ngopt.errors import GraphMismatchError
-from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
+from ngopt.graph.elements import GraphElements, ParamBlock
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 
-def to_pyg(graph: NeuralGraph, state: Mapping[str, Tensor] | None = None) -> Data:
+def to_pyg(graph: GraphElements, state: Mapping[str, Tensor] | None = None) -> Data:
     """One edge per parameter entry, from the in neuron to the out neuron; vectors are self-loops on their neurons.
 
     Attributes of the result: ``edge_index [2, edge]``; ``edge_block [edge]`` index into ``graph.blocks``;
@@ -72,7 +72,7 @@ def _entries(block: ParamBlock) -> tuple[Tensor, ...]:
     return row, wide(block.col_nodes, 2), tap, row_slot, wide(block.col_slots, 2)
 
 
-def fingerprint(graph: NeuralGraph) -> str:
+def fingerprint(graph: GraphElements) -> str:
     """See `NeuralGraph.fingerprint`. Covers ops and settings, roles, sizes, and how every index is coloured."""
     digest = hashlib.sha256()
     for block in (*graph.blocks, *graph.buffers):
@@ -96,7 +96,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
 
 
-def summary(graph: NeuralGraph) -> str:
+def summary(graph: GraphElements) -> str:
     """See `NeuralGraph.summary`."""
     groups = [(g.name, g.kind, str(g.size), "fixed" if g.frozen else "", " ".join(g.activations)) for g in graph.groups]
     blocks = [
@@ -127,12 +127,12 @@ def summary(graph: NeuralGraph) -> str:
     )
 
 
-def _between(graph: NeuralGraph, block: ParamBlock) -> str:
+def _between(graph: GraphElements, block: ParamBlock) -> str:
     rows = ", ".join(groups_at(graph, block.row_nodes))
     return rows if block.col_nodes is None else f"{', '.join(groups_at(graph, block.col_nodes))} -> {rows}"
 
 
-def groups_at(graph: NeuralGraph, nodes: Tensor) -> list[str]:
+def groups_at(graph: GraphElements, nodes: Tensor) -> list[str]:
     """Names of the groups that the nodes are in, in order."""
     starts = torch.tensor([g.start for g in graph.groups])
     where = torch.searchsorted(starts, nodes.reshape(-1), right=True) - 1

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ngopt.graph.certificate import TOLERANCE, evaluate, random_state, relative_error
-from ngopt.graph.neural_graph import NeuralGraph
+from ngopt.graph.elements import GraphElements
 
 ODD = ("tanh", "sin")
 POSITIVE = ("relu", "leaky_relu")
@@ -48,7 +48,7 @@ class Scaling:
 
     def apply(
         self,
-        graph: NeuralGraph,
+        graph: GraphElements,
         state: Mapping[str, Tensor],
         factor: Tensor,  # [*net, neuron]
         turns: Tensor | None = None,  # [*net, neuron]
@@ -91,7 +91,7 @@ def _inside(scaling: Scaling, nodes: Tensor | None) -> bool:
 
 
 def find_scalings(
-    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], graph: NeuralGraph, seed: int = 0
+    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], graph: GraphElements, seed: int = 0
 ) -> tuple[Scaling, ...]:
     """Scalings of a network that hold by numbers, in float64 and on random parameters."""
     state = random_state(module, seed)
@@ -123,7 +123,7 @@ def find_scalings(
     return tuple(found)
 
 
-def _frequencies(graph: NeuralGraph) -> list[float]:
+def _frequencies(graph: GraphElements) -> list[float]:
     """What the program multiplies by, large ones first: odd parts of a frequency hold too, but come after it."""
     factors = [re.fullmatch(r"mul\[([-+.e\d]+)\]", op) for op in graph.program]
     return sorted({1.0, *(abs(float(found[1])) for found in factors if found)} - {0.0}, reverse=True)

@@ -20,7 +20,7 @@ from benchmarks.cnn_generalization.faithful import plan
 from benchmarks.cnn_generalization.measures import intervals, measures
 from benchmarks.cnn_generalization.predictor import Predictor, PredictorError, load, save
 from benchmarks.cnn_zoo import Architecture
-from benchmarks.cnn_zoo.architecture import Conv, TokenBlock
+from benchmarks.cnn_zoo.layers import Conv, TokenBlock
 from benchmarks.common import manifests
 from benchmarks.common.results import read_results
 from benchmarks.weight_space.config import ConfigError, configure

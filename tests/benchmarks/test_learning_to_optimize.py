@@ -26,7 +26,7 @@ from benchmarks.learning_to_optimize.tasks import TASKS, Data, Task, choose, sou
 from benchmarks.learning_to_optimize.training import make_loop, outcome
 from meta_train.data import DataMissingError, data_root, load_text
 from meta_train.data.catalogue import MOBY_DICK, SPECS, TEXTS
-from meta_train.data.loading import locate
+from meta_train.data.places import locate
 
 UNTRAINED = optimizers.UNTRAINED
 SETTINGS = {"SGD": {"lr": 0.05}, "Muon": {"lr": 0.02, "adam_lr": 0.004}}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from benchmarks.cnn_zoo import Architecture, Bucket
-from benchmarks.cnn_zoo.architecture import Conv, small_cnn
+from benchmarks.cnn_zoo.architecture import small_cnn
 from benchmarks.cnn_zoo.bucket import param_shapes
+from benchmarks.cnn_zoo.layers import Conv
 
 SIDE = 8
 

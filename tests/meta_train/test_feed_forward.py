@@ -10,9 +10,9 @@ import torch
 from meta_train_cases import config_of, tiny, trainer_of
 from torch import Tensor, nn
 
-from meta_train import feed_forward
-from meta_train.feed_forward import DECAYS, FeedForwardOptimizer, FeedForwardRule, load_feed_forward
 from meta_train.inner import make_step, start
+from meta_train.rules import feed_forward
+from meta_train.rules.feed_forward import DECAYS, FeedForwardOptimizer, FeedForwardRule, load_feed_forward
 from meta_train.tasks import FAMILIES
 from meta_train.tensor_files import write_tensors
 from meta_train.unroll import unroll

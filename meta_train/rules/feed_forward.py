@@ -27,7 +27,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from meta_train.rules import LearnedRule, State
+from meta_train.rules.base import LearnedRule, State
 from meta_train.tensor_files import read_tensors, write_tensors, write_whole
 from meta_train.theta import Theta
 from ngopt.errors import CheckpointError
@@ -39,7 +39,7 @@ HIDDEN = 32
 SCALE = 0.01
 P = 10
 FORMAT = "ngopt-feed-forward"
-SHIPPED = Path(__file__).with_name("pretrained") / "feed-forward.safetensors"
+SHIPPED = Path(__file__).parents[1] / "pretrained" / "feed-forward.safetensors"
 
 
 class FeedForwardRule(LearnedRule):

@@ -1,4 +1,4 @@
-"""What meta-training asks of a learned optimizer, and ngopt's rule seen that way."""
+"""The rule of `ngopt.optim` as a `LearnedRule`."""
 
 from __future__ import annotations
 
@@ -9,105 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from meta_train.rules.base import LearnedRule, State
 from meta_train.theta import Theta
 from ngopt.errors import CheckpointError
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.basis import BASIS
-from ngopt.optim.checkpoint import load_pretrained, save_pretrained
+from ngopt.optim.checkpoint import save_pretrained
 from ngopt.optim.gates import TENSOR_FEATURES, Gates
 from ngopt.optim.plan import plan_graph
 from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update
 
-State = dict[str, dict[str, Tensor]]
 GATE = 0.3  # a gate's move, relative to a log gain's
 
 
-class LearnedRule(nn.Module):
-    """A learned optimizer: meta-parameters, the state that it keeps for each parameter, and one pure step."""
-
-    def init_state(self, graph: NeuralGraph, name: str, weight: Tensor) -> dict[str, Tensor]:
-        """State of a parameter before its first step."""
-        raise NotImplementedError
-
-    def update(
-        self,
-        graph: NeuralGraph,
-        weights: Mapping[str, Tensor],
-        grads: Mapping[str, Tensor],
-        state: Mapping[str, dict[str, Tensor]],
-        *,
-        step: int,
-        total_steps: int,
-        moves: Mapping[str, Tensor] | None = None,
-    ) -> tuple[dict[str, Tensor], State]:
-        """What to add to each weight, and the new state. Differentiable in the meta-parameters.
-
-        Args:
-            graph: Of the network.
-            weights: By name.
-            grads: By name.
-            state: By name.
-            step: Steps made so far.
-            total_steps: Length of the run.
-            moves: Added to the rule's actions, ``[action]``; by name of the weight, for all or none.
-        """
-        raise NotImplementedError
-
-    def actions(self, state: State) -> dict[str, Tensor]:  # each [..., action]
-        """The few numbers that the rule decides on for each weight, off its state; differentiable in the rule."""
-        raise NotImplementedError
-
-    def action_scales(self) -> Tensor:  # [action]
-        """How far each action has to move to make a like difference."""
-        raise NotImplementedError
-
-    def parts(self) -> dict[str, Theta]:
-        """Masks (zero or one) of the parts that can be trained apart, by name."""
-        raise NotImplementedError
-
-    def outer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Meta-parameters in groups for the outer optimizer: decay pulls the rule back to where it started."""
-        return [{"params": list(self.parameters()), "weight_decay": weight_decay}]
-
-    def shrunk(self, theta: Theta, strength: float) -> Theta:
-        """These meta-parameters with their deviation from the hand-made start scaled: 1 changes nothing, 0 is it."""
-        raise NotImplementedError
-
-    def curves(self, theta: Theta) -> dict[str, list[float]]:
-        """Learned functions of the time in a run, for logs: values at equal distances from its start to its end."""
-        return {}
-
-    def statistics(self, state: State) -> dict[str, float]:
-        """What the state of optimizees says about what was learned, for logs."""
-        return {}
-
-    def save(self, theta: Theta, path: Path, card: Mapping[str, Any]) -> None:
-        """Write meta-parameters and model card."""
-        raise NotImplementedError
-
-
-def make_rule(kind: str, config: UpdateConfig, init: str = "") -> LearnedRule:
-    """A rule of a kind that configs name, fresh or from a checkpoint.
-
-    Raises:
-        CheckpointError: There is no such checkpoint, or it does not fit.
-    """
-    if kind == "feed_forward":
-        from meta_train.feed_forward import FeedForwardRule
-
-        if init:
-            raise CheckpointError("init: a feed-forward rule starts from its random initial values only.")
-        return FeedForwardRule(seed=config.seed)
-    rule = NeuralGraphRule(config)
-    if init:
-        rule.start_from(load_pretrained(init))
-    return rule
-
-
-class Moved:
-    """An `UpdateRule` whose gates of each tensor are moved by given amounts.
+class ShiftedGates:
+    """An `UpdateRule` whose gates of each tensor are shifted by given amounts.
 
     Args:
         rule: The rule.
@@ -153,7 +71,7 @@ class NeuralGraphRule(LearnedRule):
 
     def update(self, graph, weights, grads, state, *, step: int, total_steps: int, moves=None):
         """See `ngopt.optim.update.update`."""
-        rule = Moved(self.inner, moves) if moves else self.inner
+        rule = ShiftedGates(self.inner, moves) if moves else self.inner
         return update(rule, graph, weights, grads, state, step=step, total_steps=total_steps)
 
     def actions(self, state: State) -> dict[str, Tensor]:
