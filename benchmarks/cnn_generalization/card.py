@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+from benchmarks.weight_space.tables import MEASURES, cell
 
 
 def page(name: str, card: dict[str, Any]) -> str:
@@ -14,9 +17,11 @@ def page(name: str, card: dict[str, Any]) -> str:
     """
     lines = [f"# {name}", "", f"Predicts accuracies on the images of the zoo {card['zoo']}, size {card['size']}."]
     if "test" in card:
-        splits = {"test": card["test"], **card.get("shifted", {})}
-        lines += ["", "| networks | Kendall τ-b | R² | mean absolute error (points) |", "|---|---|---|---|"]
-        lines += [_line(split, measures, card["intervals"].get(split, {})) for split, measures in splits.items()]
+        measures = MEASURES["cnn_generalization"]
+        heads = ["networks", *(measure.title.removeprefix("test ") for measure in measures)]
+        lines += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        for split in ("test", *card.get("shifted", {})):  # a card is a row, where measures are concerned
+            lines.append(f"| {' | '.join([split, *(cell(replace(m, split=split), [card]) for m in measures)])} |")
         counts = ", ".join(f"{count} {split}" for split, count in card["networks"].items())
         lines += ["", f"In brackets 95 % bootstrap intervals over training runs of the networks. Networks: {counts}."]
     lines += ["", card["limits"]]
@@ -24,11 +29,3 @@ def page(name: str, card: dict[str, Any]) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
         lines += ["", f"Made by `{card['command']}` with {versions}. MIT licence."]
     return "\n".join(lines) + "\n"
-
-
-def _line(split: str, measures: dict[str, float], intervals: dict[str, list[float]]) -> str:
-    cells = [split]
-    for name, digits in (("tau", 3), ("r2", 3), ("mae", 2)):
-        ends = ", ".join(f"{end:.{digits}f}" for end in intervals.get(name, []))
-        cells.append(f"{measures[name]:.{digits}f}" + (f" [{ends}]" if ends else ""))
-    return "| " + " | ".join(cells) + " |"

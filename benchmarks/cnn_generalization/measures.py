@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.stats import kendalltau
+
+from benchmarks.common.ranks import tau_b
 
 SAMPLES = 500  # of a bootstrap
 LEVEL = 0.95
@@ -15,16 +16,12 @@ def measures(
     predicted: np.ndarray,  # [net], accuracies from 0 to 1
     true: np.ndarray,  # [net]
 ) -> dict[str, float]:
-    """``tau``, ``r2`` and ``mae`` (in points of 100); NaN if a prediction is not finite.
-
-    A prediction that is the same for all networks orders nothing: its tau is 0, where SciPy has NaN.
-    """
+    """``tau`` (`tau_b`), ``r2`` and ``mae`` (in points of 100); NaN if a prediction is not finite."""
     if not np.isfinite(predicted).all():
         return {"tau": math.nan, "r2": math.nan, "mae": math.nan}
-    tau = kendalltau(predicted, true, variant="b").statistic
     spread = np.square(true - true.mean()).sum()
     return {
-        "tau": 0.0 if math.isnan(tau) else float(tau),
+        "tau": tau_b(predicted, true),
         "r2": float(1 - np.square(predicted - true).sum() / max(spread, 1e-12)),
         "mae": float(100 * np.abs(predicted - true).mean()),
     }

@@ -100,8 +100,11 @@ def save(run: Path, path: Path) -> Path:
         path: File to write.
 
     Raises:
-        PredictorError: The run has not ended, has no metanetwork, or is too large.
+        PredictorError: The run has not ended, has no metanetwork, or is too large; or the file is not to be one of
+            safetensors, and its page might take its place.
     """
+    if path.suffix != ".safetensors":
+        raise PredictorError(f"{path} should end in .safetensors: its page, which ends in .md, is written beside it.")
     if not (run / ROW).is_file() or not (run / CONFIG).is_file():
         raise PredictorError(f"{run} has no {ROW}: name the directory of a run of cnn_generalization that has ended.")
     config = configure(**json.loads((run / CONFIG).read_text(encoding="utf-8")))
@@ -116,13 +119,15 @@ def save(run: Path, path: Path) -> Path:
         raise PredictorError(
             f"{run} has {size:,} bytes of weights, more than {MOST_BYTES:,}. Train a narrower encoder."
         )
-    write(path, tensors, config, found["task"], {name: row[name] for name in CARD if name in row})
-    write_text(path.with_suffix(".md"), page(path.stem, load(path).card))
+    card = write(path, tensors, config, found["task"], {name: row[name] for name in CARD if name in row})
+    write_text(path.with_suffix(".md"), page(path.stem, card))
     return path
 
 
-def write(path: Path, tensors: dict[str, Tensor], config: Config, units: dict[str, Any], card: dict[str, Any]) -> None:
-    """Write a predictor's file.
+def write(
+    path: Path, tensors: dict[str, Tensor], config: Config, units: dict[str, Any], card: dict[str, Any]
+) -> dict[str, Any]:
+    """Write a predictor's file; returns its card.
 
     Args:
         path: Of the file.
@@ -133,6 +138,7 @@ def write(path: Path, tensors: dict[str, Tensor], config: Config, units: dict[st
     """
     card = {"zoo": config.dataset, "size": config.size, "limits": LIMITS} | card
     write_tensors(path, tensors, {"format": FORMAT, "config": asdict(config), "card": card, **units})
+    return card
 
 
 def load(path: Path = SHIPPED) -> Predictor:

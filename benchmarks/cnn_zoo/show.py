@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmarks.cnn_zoo.bucket import Bucket
 from benchmarks.cnn_zoo.images import Images
 from benchmarks.cnn_zoo.wild import evaluate
+from benchmarks.common.ranks import tau_b
 
 CHECKED = 4  # networks per split that are built and tested again
 CURVES = 40  # runs per split
@@ -40,13 +41,8 @@ def ceiling(accuracy: Tensor, images: int) -> float:  # [net]
     Measured accuracies take the place of the true ones, which are spread a little less, and other test images are drawn
     from the binomial distribution.
     """
-    from scipy.stats import kendalltau
-
-    random, found = np.random.default_rng(0), []
-    for _ in range(TESTS):
-        again = random.binomial(images, accuracy.double().numpy()) / images
-        found.append(kendalltau(accuracy.numpy(), again, variant="b").statistic)
-    return float(np.mean(found))
+    random, true = np.random.default_rng(0), accuracy.double().numpy()
+    return float(np.mean([tau_b(true, random.binomial(images, true) / images) for _ in range(TESTS)]))
 
 
 def check(zoo: dict[str, list[Bucket]], images: Images) -> int:

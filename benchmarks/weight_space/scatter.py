@@ -29,11 +29,10 @@ def draw_scatter(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     figure = Figure(figsize=(3.4 * columns + 1.6, 3.3 * lines + 0.5), layout="constrained")
     panels = np.atleast_1d(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)).ravel()
     figure.suptitle(f"{title}: accuracy of test networks (%)")
-    names = sorted({name for row in rows for name in row["scatter"]["test"]["families"]})
     drawn = [row["scatter"]["test"] for row in rows]
-    most = 10 * math.ceil(max(max(one[which]) for one in drawn for which in ("true", "predicted")) / 10)
-    for axes, row in zip(panels, rows, strict=False):
-        test = row["scatter"]["test"]
+    names = sorted({name for test in drawn for name in test["families"]})
+    most = 10 * math.ceil(max(max(test[which]) for test in drawn for which in ("true", "predicted")) / 10)
+    for axes, row, test in zip(panels, rows, drawn, strict=False):
         family = np.array([test["families"][k] for k in test["family"]])
         for k, name in enumerate(names):
             true, predicted = (np.array(test[which])[family == name] for which in ("true", "predicted"))

@@ -142,7 +142,7 @@ def _table(suite: str, rows: list[Row]) -> str:
         read = runs[0]["networks"]["test"]
         cells = [
             f"{encoder} {variant}".strip() + (f" (can read {read:,} of {most:,} test networks)" if read < most else ""),
-            *(_cell(m, runs) for m in measures),
+            *(cell(m, runs) for m in measures),
             _spread([run["val"][measures[0].name] for run in runs], measures[0].digits),
             str(len(runs)),
             f"{runs[0]['parameters']:,}" if runs[0]["parameters"] else "",
@@ -170,7 +170,7 @@ def _shifted(suite: str, rows: list[Row]) -> list[Measure]:
     return [Measure(name, f"{title} on {split}", digits, split) for split in splits]
 
 
-def _cell(measure: Measure, runs: list[Row]) -> str:
+def cell(measure: Measure, runs: list[Row]) -> str:
     """Mean and standard deviation over seeds, and the mean ends of the intervals if there are any."""
     values = [value for run in runs if (value := measure.of(run)) is not None]
     ends = [interval for run in runs if (interval := measure.interval(run)) is not None]

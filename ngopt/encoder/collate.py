@@ -115,8 +115,8 @@ def mixed_layout(graphs: Sequence[NeuralGraph], device: torch.device | str = "cp
         vectors,
         batch.batch,
         len(graphs),
-        batch.inputs,
-        batch.outputs,
+        batch.inputs.nonzero().flatten(),
+        batch.outputs.nonzero().flatten(),
     )
 
 

@@ -57,8 +57,8 @@ class Layout:
         vectors: Per collection of parameters with one neuron axis, and learned buffers: node of each row, and values.
         network: For each node which network it is of, ``[node]``; None if node tensors have a leading axis instead.
         networks: How many; 1 with a leading axis.
-        inputs: Which nodes have an identity of their own and are only read, ``[node]``.
-        outputs: Which nodes have an identity of their own and are written to, ``[node]``.
+        inputs: Nodes with an identity of their own that are only read, ``[input]``.
+        outputs: Nodes with an identity of their own that are written to, ``[output]``.
     """
 
     relations: tuple[Relation, ...]
@@ -162,8 +162,8 @@ def _build_dense(graph: NeuralGraph, device: torch.device) -> Layout:
         tuple(vectors),
         None,
         1,
-        inputs.to(device),
-        outputs.to(device),
+        inputs.nonzero().flatten().to(device),
+        outputs.nonzero().flatten().to(device),
     )
 
 

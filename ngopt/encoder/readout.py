@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ngopt.encoder.codes import BLOCK_CODE, TAP_CODE
 from ngopt.encoder.layout import Layout, Values
-from ngopt.encoder.relations import STD_FLOOR, Relation
+from ngopt.encoder.relations import Relation, spread
 
 
 class InvariantReadout(nn.Module):
@@ -29,14 +29,14 @@ class InvariantReadout(nn.Module):
         )
 
     def forward(self, nodes: Tensor, layout: Layout) -> Tensor:  # [*net, node, width] -> [*net, outputs]
-        inputs, outputs = (_Some(layout, x.nonzero().flatten()).mean(nodes) for x in (layout.inputs, layout.outputs))
+        inputs, outputs = (_Some(layout, chosen).mean(nodes) for chosen in (layout.inputs, layout.outputs))
         if not layout.relations:  # networks without weights
             return self.mlp(torch.cat([*[torch.zeros_like(outputs)] * 4, inputs, outputs], dim=-1))
         layers = [_Some(layout, relation.nodes) for relation in layout.relations]
-        there = torch.stack([layer.there for layer in layers], dim=-2)  # [*net, layer, 1]
-        means = torch.stack([layer.mean(nodes) for layer in layers], dim=-2)  # [*net, layer, width]
-        squares = torch.stack([layer.mean(nodes.square()) for layer in layers], dim=-2)
-        spreads = ((squares - means.square()).clamp_min(0) + STD_FLOOR).sqrt()
+        there = torch.stack([layer.there() for layer in layers], dim=-2)  # [*net, layer, 1]
+        moments = torch.cat([nodes, nodes.square()], dim=-1)
+        means, squares = torch.stack([layer.mean(moments) for layer in layers], dim=-2).chunk(2, dim=-1)  # by layer
+        spreads = spread(means, squares)
         share = there / there.sum(-2, keepdim=True).clamp_min(1)
         least = means.masked_fill(there == 0, torch.inf).amin(-2)
         greatest = means.masked_fill(there == 0, -torch.inf).amax(-2)
@@ -46,20 +46,18 @@ class InvariantReadout(nn.Module):
 
 
 class _Some:
-    """Some nodes of each network of a layout.
-
-    Attributes:
-        there: One where a network has any of them, else zero, ``[*net, 1]``.
-    """
+    """Some nodes of each network of a layout."""
 
     def __init__(self, layout: Layout, chosen: Tensor) -> None:
-        self.chosen, self.networks = chosen, layout.networks
+        self.layout, self.chosen = layout, chosen
         self.network = None if layout.network is None else layout.network[chosen]
+
+    def there(self) -> Tensor:  # [*net, 1]
+        """One where a network has any of them, else zero."""
         if self.network is None:
-            self.there = layout.node_codes.new_full((1,), float(len(chosen) > 0))
-        else:
-            found = torch.bincount(self.network, minlength=self.networks) > 0
-            self.there = found[:, None].to(layout.node_codes.dtype)
+            return self.layout.node_codes.new_full((1,), float(len(self.chosen) > 0))
+        found = torch.bincount(self.network, minlength=self.layout.networks) > 0
+        return found[:, None].to(self.layout.node_codes.dtype)
 
     def mean(self, nodes: Tensor) -> Tensor:  # [*net, node, d] -> [*net, d]
         """Zero for networks without any."""
@@ -67,7 +65,7 @@ class _Some:
         if self.network is not None:
             from torch_geometric.utils import scatter  # takes seconds to import
 
-            return scatter(x, self.network, dim=0, dim_size=self.networks, reduce="mean")
+            return scatter(x, self.network, dim=0, dim_size=self.layout.networks, reduce="mean")
         return x.mean(-2) if len(self.chosen) else nodes.new_zeros(*nodes.shape[:-2], nodes.shape[-1])
 
 

@@ -17,6 +17,11 @@ from torch import Tensor
 STD_FLOOR = 1e-5  # under the root, so that the gradient of a standard deviation of zero is finite
 
 
+def spread(mean: Tensor, square: Tensor) -> Tensor:
+    """The standard deviation, from a mean and a mean square."""
+    return ((square - mean.square()).clamp_min(0) + STD_FLOOR).sqrt()
+
+
 def add_rows(target: Tensor, index: Tensor, rows: Tensor) -> Tensor:
     """``target`` with ``rows`` added at ``index`` of its last but one axis, in the number type of ``target``."""
     return target.index_add(-2, index, rows.to(target.dtype))  # autocast leaves `index_add` alone
@@ -68,7 +73,7 @@ class Relation(ABC):
     def statistics(self, messages: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # edges -> [*net, row, d], each
         """Mean, minimum, maximum and standard deviation over the edges of each row."""
         mean, low, high, square = self.moments(messages)
-        return mean, low, high, ((square - mean.square()).clamp_min(0) + STD_FLOOR).sqrt()
+        return mean, low, high, spread(mean, square)
 
     @abstractmethod
     def softmax(self, logits: Tensor) -> Tensor:  # edges -> edges

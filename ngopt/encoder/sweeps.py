@@ -82,7 +82,8 @@ class SweepEncoder(Encoder):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Encoder.forward`. All tensors may have leading axes, for networks that share the graph.
 
-        Each channel is divided by its root mean square: the scale of a parameter or a gradient does not matter.
+        Each channel is divided by its root mean square, then `compressed`: the scale of a parameter or a gradient does
+        not matter.
         """
         layout = dense_layout(graph, node_features.device, node_features.dtype)
         blocks = edge_blocks(graph)

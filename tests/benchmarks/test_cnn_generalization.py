@@ -353,6 +353,8 @@ def test_files_that_are_no_predictors(tmp_path: Path) -> None:
         load(tmp_path / "text.safetensors")
     with pytest.raises(PredictorError, match=r"has no row\.json"):
         save(tmp_path, tmp_path / "a.safetensors")
+    with pytest.raises(PredictorError, match=r"a\.md should end in \.safetensors"):
+        save(tmp_path, tmp_path / "a.md")
 
 
 def test_networks_that_the_tracer_froze(monkeypatch: pytest.MonkeyPatch) -> None:
