@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from meta_train.card import make_card
 from meta_train.config import ConfigError, read_config
@@ -26,6 +25,7 @@ from meta_train.rules import make_rule
 from meta_train.tasks import TaskError
 from meta_train.trainer import Trainer
 from ngopt.errors import CheckpointError
+from ngopt.extras import extra
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train(trainer: Trainer, until: int) -> None:
     """Iterate, validate and save until an iteration."""
+    with extra("train", "meta-training"):
+        from tqdm import tqdm
     config, first = trainer.config, trainer.processes.first
     progress = trainer.progress
     log = Log(trainer.folder, progress.iteration) if first else None

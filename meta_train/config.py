@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from meta_train.unroll import Objective
+from ngopt.extras import extra
+from ngopt.optim.config import UpdateConfig
+
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
-
-from meta_train.unroll import Objective
-from ngopt.optim.config import UpdateConfig
+    with extra("train", "reading a config"):
+        import tomli as tomllib
 
 ESTIMATORS = ("backprop", "pes", "spsa")
 RULES = ("neural_graph", "feed_forward")

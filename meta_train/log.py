@@ -9,6 +9,7 @@ from typing import Any
 from meta_train.folder import RunFolder
 from meta_train.rules import LearnedRule
 from meta_train.theta import Theta
+from ngopt.extras import extra
 
 
 class Log:
@@ -20,7 +21,8 @@ class Log:
     """
 
     def __init__(self, folder: RunFolder, iteration: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        with extra("train", "meta-training"):
+            from torch.utils.tensorboard import SummaryWriter
 
         self.folder = folder
         self.writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=iteration + 1)
@@ -68,10 +70,11 @@ def draw_validation(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         path: PNG file.
         title: Above the picture.
     """
-    import matplotlib
+    with extra("train", "the picture of a run"):
+        import matplotlib
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
 
     strengths = sorted({row["strength"] for row in rows}, reverse=True)
     figure, axes = plt.subplots(1, len(strengths), figsize=(4.2 * len(strengths), 3.4), sharey=True, squeeze=False)

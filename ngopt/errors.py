@@ -25,5 +25,9 @@ class CheckpointError(NGOptError, ValueError):
     """A checkpoint is corrupt, foreign, or from an incompatible version."""
 
 
+class MissingExtraError(NGOptError, ImportError):
+    """A package of an optional part of ngopt is not installed; the message names the extra that brings it."""
+
+
 class FrozenSymmetryWarning(UserWarning):
     """Symmetry was given up, soundly: an unknown op, or a certificate that failed."""

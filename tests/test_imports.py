@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {  # package: what it may import of this repository, besides itself
-    "ngopt/graph": {"ngopt.errors"},
-    "ngopt/encoder": {"ngopt.errors", "ngopt.graph"},
+    "ngopt/graph": {"ngopt.errors", "ngopt.extras"},
+    "ngopt/encoder": {"ngopt.errors", "ngopt.extras", "ngopt.graph"},
     "ngopt/optim": {"ngopt.errors", "ngopt.graph", "ngopt.encoder", "ngopt.pretrained"},
     "ngopt": {"ngopt"},
     "meta_train": {"ngopt"},

@@ -6,7 +6,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from tqdm import tqdm
+from ngopt.extras import extra
 
 SILENCE = 15.0  # seconds without an answer or without data
 WHOLE = 600.0  # seconds for a file
@@ -19,6 +19,8 @@ def download(url: str, target: Path, *, silence: float = SILENCE, whole: float =
     Raises:
         OSError: It cannot be reached (`urllib.error.URLError`), or takes too long (`TimeoutError`).
     """
+    with extra("train", "downloading"):
+        from tqdm import tqdm
     deadline = time.monotonic() + whole
     with urllib.request.urlopen(url, timeout=silence) as response, target.open("wb") as file:
         size = int(response.headers.get("Content-Length") or 0)

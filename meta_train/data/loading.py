@@ -14,6 +14,7 @@ from meta_train.data.catalogue import DATASETS, SPECS, TEXTS, File, Spec
 from meta_train.data.fetching import fetch as fetch_missing
 from meta_train.data.formats import parse_cifar, parse_idx, sha256, uncompressed
 from meta_train.data.places import DataMissingError, data_root, locate, what_is_missing
+from ngopt.extras import extra
 
 DIGITS_TEST = 360  # of the 1,797 digits
 
@@ -142,7 +143,8 @@ def _read_cifar(contents: list[bytes]) -> list[np.ndarray]:
 
 
 def _digits() -> list[np.ndarray]:
-    from sklearn.datasets import load_digits
+    with extra("train", "the digits data set"):
+        from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]

@@ -13,6 +13,7 @@ from meta_train.tasks.augment import batch_size, training_conditions
 from meta_train.tasks.base import Batch, Task, family
 from meta_train.tasks.drawing import choice, example_of, integer
 from meta_train.tasks.mlp import ACTIVATIONS, INITS, dense, initialised
+from ngopt.extras import extra
 
 COLUMNS = {"diabetes": (10, 1), "linnerud": (3, 3)}  # table: columns to predict from, columns to predict
 
@@ -22,15 +23,10 @@ def table(name: str) -> tuple[Tensor, Tensor]:  # float32 [row column], float32 
     """What to predict from, and what to predict; every column has mean 0 and standard deviation 1.
 
     Raises:
-        ImportError: scikit-learn is not there.
+        MissingExtraError: scikit-learn is not there.
     """
-    try:
+    with extra("train", "the tabular tasks"):
         from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            "the tabular tasks need scikit-learn: pip install scikit-learn (or all that tests need: pip install "
-            "--group test); or leave the family 'tabular' out"
-        ) from error
 
     bunch = {"diabetes": datasets.load_diabetes, "linnerud": datasets.load_linnerud}[name]()
     x, y = (torch.tensor(part, dtype=torch.float64).reshape(len(part), -1) for part in (bunch.data, bunch.target))

@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch, Data
 
 from ngopt.encoder.codes import BLOCK_CODE, PLACE, TAP_CODE, codes
 from ngopt.encoder.layout import Layout, Values, edge_blocks, end_nodes, link_relation, vector_blocks
 from ngopt.encoder.relations import ListEdges
+from ngopt.extras import extra
 from ngopt.graph.neural_graph import NeuralGraph
+
+with extra("encoders", "reading networks of several architectures"):
+    from torch_geometric.data import Batch, Data
 
 
 class _NetworkData(Data):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ngopt.encoder.codes import BLOCK_CODE, TAP_CODE
 from ngopt.encoder.layout import Layout, Values
 from ngopt.encoder.relations import Relation, spread
+from ngopt.extras import extra
 
 
 class InvariantReadout(nn.Module):
@@ -63,7 +64,8 @@ class _Some:
         """Zero for networks without any."""
         x = nodes.index_select(-2, self.chosen)
         if self.network is not None:
-            from torch_geometric.utils import scatter  # takes seconds to import
+            with extra("encoders", "reading networks of several architectures"):
+                from torch_geometric.utils import scatter  # takes seconds to import
 
             return scatter(x, self.network, dim=0, dim_size=self.layout.networks, reduce="mean")
         return x.mean(-2) if len(self.chosen) else nodes.new_zeros(*nodes.shape[:-2], nodes.shape[-1])

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ngopt.extras import extra
+
 STD_FLOOR = 1e-5  # under the root, so that the gradient of a standard deviation of zero is finite
 
 
@@ -169,7 +171,8 @@ class ListEdges(Relation):
         return rows.index_select(-2, self._edge_rows)
 
     def _reduce(self, messages: Tensor, how: str) -> Tensor:
-        from torch_geometric.utils import scatter  # takes seconds to import
+        with extra("encoders", "reading networks of several architectures"):
+            from torch_geometric.utils import scatter  # takes seconds to import
 
         return scatter(messages, self._edge_rows, dim=-2, dim_size=len(self.row_nodes), reduce=how)
 
@@ -184,6 +187,7 @@ class ListEdges(Relation):
         return self._reduce(messages, "mean"), low, high, self._reduce(messages.square(), "mean")
 
     def softmax(self, logits: Tensor) -> Tensor:
-        from torch_geometric.utils import softmax
+        with extra("encoders", "reading networks of several architectures"):
+            from torch_geometric.utils import softmax
 
         return softmax(logits, self._edge_rows, num_nodes=len(self.row_nodes), dim=logits.ndim - 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any
 
+from ngopt.extras import extra
 from ngopt.graph.elements import GraphElements, NodeGroup
 from ngopt.graph.export import groups_at
 
@@ -22,13 +23,11 @@ def draw(graph: GraphElements, path: str | PathLike[str]) -> None:
     line leads from neurons to the blocks (attention heads, ...) that they belong to.
 
     Raises:
-        ImportError: matplotlib is missing.
+        MissingExtraError: matplotlib is missing.
     """
-    try:
+    with extra("train", "drawing"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("drawing needs matplotlib: pip install 'ngopt[train]'") from error
 
     column = {group.name: i for i, group in enumerate(graph.groups)}
     blocks = graph.blocks[:MAX_ROWS]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ngopt.errors import GraphMismatchError
+from ngopt.extras import extra
 from ngopt.graph.elements import GraphElements, ParamBlock
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ def to_pyg(graph: GraphElements, state: Mapping[str, Tensor] | None = None) -> D
     Edges of a block are ordered as its matrix view, so that values can be written back (`ParamBlock.from_matrix`).
 
     Raises:
+        MissingExtraError: torch_geometric is not installed.
         GraphMismatchError: ``state`` lacks a parameter or holds one of another shape.
     """
-    from torch_geometric.data import Data
+    with extra("encoders", "to_pyg()"):
+        from torch_geometric.data import Data
 
     pieces: dict[str, list[Tensor]] = {
         key: [] for key in ("edge_index", "edge_block", "edge_tap", "edge_row_slot", "edge_col_slot")

@@ -91,7 +91,7 @@ class CaptureHook:
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """See `torch.nn.Module.register_forward_pre_hook`; changes nothing."""
         if torch.compiler.is_compiling():  # plain Python on shapes only: no graph break, not even under fullgraph
-            if not torch.compiler.is_exporting():
+            if not _is_exporting():
                 self.noted = pytree.tree_map(_spec_of, (args, kwargs))
             return
         if any(is_lazy(param) for param in module.parameters()):  # this pass will give them a shape
@@ -130,6 +130,13 @@ class CaptureHook:
     def __reduce__(self) -> tuple:
         """An inert hook."""
         return (CaptureHook._inert, ())
+
+
+def _is_exporting() -> bool:
+    """Whether `torch.export` runs the model. Before torch 2.7, strict exports look like compilations."""
+    if hasattr(torch.compiler, "is_exporting"):
+        return torch.compiler.is_exporting()
+    return not torch.compiler.is_dynamo_compiling()
 
 
 def _nothing() -> None:

@@ -186,5 +186,7 @@ def test_tables_are_standardised(name: str) -> None:
 def test_tables_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     table.cache_clear()
-    with pytest.raises(ImportError, match=r"pip install scikit-learn.*'tabular'"):
+    with pytest.raises(
+        ImportError, match=r"the tabular tasks cannot run without sklearn: pip install 'ngopt\[train\]'"
+    ):
         Table("diabetes").batch(generator(), 1, 2)

@@ -9,7 +9,7 @@ import torch
 
 from ngopt.graph.labels import Label
 from ngopt.graph.rules.reduction import call_arguments
-from ngopt.graph.rules.registry import Tracer, rule
+from ngopt.graph.rules.registry import Tracer, known, rule
 
 aten = torch.ops.aten
 
@@ -19,7 +19,7 @@ def per_channel(tracer: Tracer, vector: Label, ndim: int) -> Label:
     return tracer.algebra.reshape(vector, (1, vector.shape[0]) + (1,) * (ndim - 2))
 
 
-@rule(aten.native_layer_norm, aten._fused_rms_norm)
+@rule(*known("native_layer_norm", "_fused_rms_norm"))  # the second one came with torch 2.9
 def layer_norm(
     tracer: Tracer, x: Label, shape: list[int], weight: Any = None, bias: Any = None, *rest: Any
 ) -> list[Label]:

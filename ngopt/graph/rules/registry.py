@@ -95,6 +95,11 @@ def rule(*ops: Op) -> Callable[[Rule], Rule]:
     return register
 
 
+def known(*names: str) -> tuple[Op, ...]:
+    """The ATen ops of these names, without those that the installed torch does not have yet."""
+    return tuple(getattr(torch.ops.aten, name) for name in names if hasattr(torch.ops.aten, name))
+
+
 def find_rule(op: Any) -> Rule | None:
     """The rule for an op, by overload first, then by packet."""
     packet = getattr(op, "overloadpacket", op)
