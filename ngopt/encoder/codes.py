@@ -26,6 +26,8 @@ PLACE = 8  # size of the code of a place
 NODE_CODE = STRUCTURAL_FEATURES + 2 * TEXT + 3 * PLACE
 BLOCK_CODE = TEXT + PLACE  # of each row; columns have the place alone
 TAP_CODE = 2 * PLACE
+IDENTITY = 32  # size of the code of a node with an identity of its own
+CHUNK = 1024  # identities that are drawn together
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,22 @@ def place_code(place: Tensor) -> Tensor:  # [...] -> [..., PLACE]
     rates = torch.pi / 2.0 ** torch.linspace(0, 11, PLACE // 2, dtype=torch.float64)
     angles = place.double()[..., None] * rates * 0.9  # 0.9: the shortest wavelength must not fall on the integers
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def identities(graph: NeuralGraph) -> Tensor:  # [node, IDENTITY]
+    """A random vector for each place in a frozen group, the same in all graphs; zero for nodes that are not frozen.
+
+    Unlike sinusoids of neighbouring places, these are nearly at right angles.
+    """
+    codes = torch.zeros(graph.num_nodes, IDENTITY)
+    for group in graph.groups:
+        if group.frozen:
+            chunks = [
+                torch.randn(CHUNK, IDENTITY, generator=torch.Generator().manual_seed(chunk))
+                for chunk in range(-(-group.size // CHUNK))
+            ]
+            codes[group.start : group.stop] = torch.cat(chunks)[: group.size]
+    return codes
 
 
 def _build(graph: NeuralGraph, device: torch.device) -> Codes:

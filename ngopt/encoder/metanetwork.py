@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ngopt.encoder.base import Encoder
 from ngopt.encoder.canonical import canonical
 from ngopt.encoder.embedding import ValueEmbedding
+from ngopt.encoder.flow_reader import FlowReader
 from ngopt.encoder.layout import Layout, alike, check_params, dense_layout, edge_blocks, require, vector_blocks
 from ngopt.encoder.neuron_mp import NeuronMP
 from ngopt.encoder.ng_gnn import NGGNN
@@ -254,7 +255,7 @@ def metanetwork(
     outputs: int = 10,
     encoder: str = "ng_gnn",
     faithful: bool = False,
-    sign: bool = False,
+    sign: bool | None = None,
     probes: int = 0,
     module: nn.Module | None = None,
     example: Tensor | None = None,
@@ -270,9 +271,10 @@ def metanetwork(
         graphs: Architectures that normalisation is to be measured of. The encoders read all others too.
         task: ``"classify"`` for a vector per network, ``"edit"`` for new parameters.
         outputs: Size of the vector.
-        encoder: ``"ng_gnn"``, ``"ng_t"`` or ``"neuron_mp"``.
+        encoder: ``"ng_gnn"``, ``"ng_t"``, ``"neuron_mp"`` or ``"neuron_flow"``.
         faithful: NG-GNN or NG-T as published, faults included (one architecture); see `ngopt.encoder.published`.
-        sign: Exact invariance to sign and scale symmetries (graphs traced with ``scalings=True``).
+        sign: Exact invariance to sign and scale symmetries (graphs traced with ``scalings=True``). By default only of
+            ``"neuron_flow"``, which has it smoothly; the others read a canonical form.
         probes: Learned inputs to run through each network; needs ``module`` and ``example``.
         module: The networks' architecture; ``example``: an input of it, ``[sample, *input]``.
         copies: Parameter sets to emit per network, for output averaging.
@@ -297,8 +299,9 @@ def metanetwork(
         torch.Size([7, 2])
     """
     graphs = [graphs] if isinstance(graphs, NeuralGraph) else list(graphs)
-    if encoder not in ENCODERS or task not in TASKS:
-        raise ValueError(f"encoder is one of {tuple(ENCODERS)} and task one of {TASKS}, got {encoder!r} and {task!r}")
+    names = (*ENCODERS, "neuron_flow")
+    if encoder not in names or task not in TASKS:
+        raise ValueError(f"encoder is one of {names} and task one of {TASKS}, got {encoder!r} and {task!r}")
     if copies < 1 or (copies > 1 and task != "edit"):
         raise ValueError(f"copies={copies} is for task='edit', and at least 1")
     if faithful:
@@ -306,6 +309,12 @@ def metanetwork(
             raise ValueError("faithful is for NG-GNN or NG-T, one architecture, without sign, probes and copies")
         given = {name: value for name, value in (("width", width), ("dropout", dropout)) if value}
         return PUBLISHED[encoder](graphs[0], task, outputs, **given, **options)
+    if encoder == "neuron_flow":
+        if task != "classify" or probes or faithful:
+            raise ValueError("neuron_flow reads networks into vectors; use another encoder to edit, and for probes")
+        return FlowReader(
+            graphs, outputs, dropout=dropout, sign=sign is not False, **({"width": width} if width else {}), **options
+        )
     width = width or 64
     if encoder == "neuron_mp":
         model = NeuronMP(width, 1, embedding=width, **({"message": width // 2, "rounds": 4} | options))
@@ -320,7 +329,7 @@ def metanetwork(
         if module is None or example is None:
             raise ValueError("probes need module= and example=: they are run through the networks")
         runs = ProbeFeatures(module, example, probes, width)
-    return Metanetwork(model, readout, Normaliser(graphs), width, edge_width, sign, runs)
+    return Metanetwork(model, readout, Normaliser(graphs), width, edge_width, bool(sign), runs)
 
 
 __all__ = ["Metanetwork", "Published", "metanetwork"]
