@@ -33,7 +33,7 @@ Network = tuple[NeuralGraph, Mapping[str, Tensor]]  # a graph, and name -> [*sha
 ENCODERS = {"ng_gnn": NGGNN, "ng_t": NGT, "neuron_mp": NeuronMP}
 PUBLISHED = {"ng_gnn": PublishedNGGNN, "ng_t": PublishedNGT}
 TASKS = ("classify", "edit")
-DENSE_FROM = 8  # networks of one architecture, from which on a stack is faster; see `benchmarks.encoder_cost`
+DENSE_FROM = 8  # networks of one architecture, from which on a stack is faster; see `benchmarks.cost.encoder`
 
 
 class Metanetwork(nn.Module):

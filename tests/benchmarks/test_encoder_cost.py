@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import ngopt
-from benchmarks import encoder_cost
-from benchmarks.encoder_cost import PAIRS, PYG, STACKS, _peak, main, table
-from benchmarks.encoder_cost_networks import Batch, mixture
-from benchmarks.encoder_cost_pairs import PairReader
+from benchmarks.cost import encoder as encoder_cost
+from benchmarks.cost.encoder import PAIRS, PYG, STACKS, _peak, main, table
+from benchmarks.cost.encoder_networks import Batch, mixture
+from benchmarks.cost.encoder_pairs import PairReader
 from benchmarks.inr_data.siren import Siren
 from ngopt.encoder import Metanetwork, metanetwork
 from ngopt.encoder.layout import alike

@@ -1,4 +1,4 @@
-"""`benchmarks.meta_cost`: both loops do the same work; what is counted; the tables."""
+"""`benchmarks.cost.meta`: both loops do the same work; what is counted; the tables."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import meta_cost
-from benchmarks.meta_cost import (
+from benchmarks.cost import meta as meta_cost
+from benchmarks.cost.meta import (
     BATCH,
     NETWORKS,
     arithmetic,

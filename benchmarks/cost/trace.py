@@ -1,4 +1,4 @@
-"""What tracing costs, once per model: seconds and peak memory. ``python -m benchmarks.trace_cost``."""
+"""What tracing costs, once per model: seconds and peak memory. ``python -m benchmarks.cost.trace``."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def measure(name: str) -> dict[str, object]:
 
 def main(argv: list[str] | None = None) -> None:
     """Trace each model in a process of its own and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.trace_cost", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost.trace", description=__doc__)
     parser.add_argument("models", nargs="*", default=list(MODELS), help=f"any of {', '.join(MODELS)}")
     parser.add_argument("--one", choices=MODELS, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     print("| model | parameters | nodes | seconds | peak GB | certified |")
     print("|---|---|---|---|---|---|")
     for name in options.models:
-        command = [sys.executable, "-m", "benchmarks.trace_cost", "--one", name]
+        command = [sys.executable, "-m", "benchmarks.cost.trace", "--one", name]
         out = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
         row = json.loads(out.splitlines()[-1])
         cells = f"{row['parameters']:,} | {row['nodes']:,} | {row['seconds']} | {row['peak_gb']} | {row['certified']}"

@@ -1,4 +1,4 @@
-"""What a step costs: time, its split, state and peak memory, beside AdamW and Muon. ``python -m benchmarks.step_cost``.
+"""What a step costs: time, its split, state and peak memory, beside AdamW and Muon. ``python -m benchmarks.cost.step``.
 
 All optimizers of a model take turns, step by step, on the same weights, so that whatever else the machine does meets
 all of them alike; times are medians. "NGOptimizer, gates open" has random heads in place of untrained ones, which shows
@@ -13,7 +13,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -26,7 +25,8 @@ from torch import nn
 
 import ngopt
 from benchmarks.common.results import RESULTS, new_results, write_results, write_text
-from benchmarks.step_cost_models import WORKLOADS, Workload
+from benchmarks.cost.step_models import WORKLOADS, Workload
+from benchmarks.cost.stopwatch import Stopwatch
 from ngopt.optim import inplace, rule, step_large, step_small
 from ngopt.optim.update import UpdateRule
 
@@ -72,18 +72,6 @@ def trace(workload: Workload) -> ngopt.NeuralGraph:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ngopt.trace(workload.model, workload.example, certify=False)
-
-
-class Stopwatch:
-    """Reads a clock after waiting for the device."""
-
-    def __init__(self, device: str, clock: str) -> None:
-        self.cuda, self.now = device == "cuda", time.process_time if clock == "cpu" else time.perf_counter
-
-    def __call__(self) -> float:
-        if self.cuda:
-            torch.cuda.synchronize()
-        return self.now()
 
 
 @contextmanager
@@ -214,7 +202,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_cost", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost.step", description=__doc__)
     real = [name for name in WORKLOADS if name != "smoke"]
     parser.add_argument("--models", nargs="+", choices=list(WORKLOADS), default=real)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
@@ -235,12 +223,12 @@ def main(argv: list[str] | None = None) -> None:
     if options.smoke:
         options.models, options.rounds, options.no_memory = ["smoke"], 12, True
     settings = {"rounds": options.rounds, "clock": options.clock}
-    results = new_results(["python", "-m", "benchmarks.step_cost", *(argv or sys.argv[1:])], settings)
+    results = new_results(["python", "-m", "benchmarks.cost.step", *(argv or sys.argv[1:])], settings)
     for name in options.models:
         rows = measure(name, options.device, options.clock, options.rounds, quiet=not sys.stderr.isatty())
         for row in rows if not options.no_memory else ():
             arguments = ["--device", options.device, "--memory-of", name, row["optimizer"]]
-            command = [sys.executable, "-m", "benchmarks.step_cost", *arguments]
+            command = [sys.executable, "-m", "benchmarks.cost.step", *arguments]
             row["peak_mib"] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         results["rows"] += rows
         print(table(rows), flush=True)

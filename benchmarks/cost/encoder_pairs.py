@@ -1,4 +1,4 @@
-"""The rival of `benchmarks.encoder_cost`: NG-GNN and NG-T on the complete grid of nodes, as published code runs them.
+"""The rival of `benchmarks.cost.encoder`: NG-GNN and NG-T on the complete grid of nodes, as published code runs them.
 
 The layer, its parameters and its numbers are those of a `Metanetwork`; only the place of edges differs. Here they are
 ``[net, N, N, d]`` over all pairs of nodes, with a mask that says which pairs are edges. What edges do, all pairs do:

@@ -1,4 +1,4 @@
-"""The networks that `benchmarks.encoder_cost` has encoders read. Weights are random: costs do not depend on them."""
+"""The networks that `benchmarks.cost.encoder` has encoders read. Weights are random: costs do not depend on them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import ngopt
+from benchmarks.cost.step_models import Residual
 from benchmarks.inr_data.siren import Siren
-from benchmarks.step_cost_models import Residual
 from ngopt.graph.neural_graph import NeuralGraph
 
 Params = Mapping[str, Tensor]

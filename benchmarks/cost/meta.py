@@ -1,6 +1,6 @@
 """What meta-training costs: stacked inner loops against a plain one, and how runs scale.
 
-``python -m benchmarks.meta_cost``. The plain loop trains one optimizee after the other with the same rule:
+``python -m benchmarks.cost.meta``. The plain loop trains one optimizee after the other with the same rule:
 `ngopt.optim.update.update` and `torch.autograd.grad`, no `vmap`. It and the stacks take turns, so that whatever else
 the machine does meets both alike; times are medians, and ratios are of one run. "Backpropagation" has the derivative of
 the meta-loss with respect to the meta-parameters through all the steps. The share of the peak counts only the matrix
@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common.pages import fill_pages
 from benchmarks.common.results import RESULTS, new_results, read_results, write_results
-from benchmarks.step_cost import Stopwatch
+from benchmarks.cost.stopwatch import Stopwatch
 from meta_train.config import RunConfig, parse_config
 from meta_train.estimators.backprop import backprop
 from meta_train.estimators.pes import pes_gradient
@@ -237,7 +237,7 @@ def scaling(processes: Sequence[int], config: RunConfig, iterations: int, clock:
     for count in processes:
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
-            command += ["benchmarks.meta_cost", "--scaling-worker", folder, json.dumps(dataclasses.asdict(config))]
+            command += ["benchmarks.cost.meta", "--scaling-worker", folder, json.dumps(dataclasses.asdict(config))]
             command += ["--iterations", str(iterations), "--clock", clock]
             subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
             found = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("rank-*.json"))]
@@ -306,7 +306,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.meta_cost", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost.meta", description=__doc__)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--stacks", nargs="+", type=int, default=[1, 16, 64], help="optimizees in a stack")
     parser.add_argument("--rounds", type=int, default=5, help="timed repeats")
@@ -345,7 +345,7 @@ def _measure_all(options: argparse.Namespace, argv: list[str] | None) -> None:
         options.networks, options.stacks, options.rounds, options.iterations = options.networks[:1], [1, 2], 1, 1
         steps, size, slots, count = 2, 64, 2, 1
     settings = {"batch": BATCH, "steps": steps, "rounds": options.rounds, "clock": options.clock}
-    results = new_results(["python", "-m", "benchmarks.meta_cost", *(argv or sys.argv[1:])], settings)
+    results = new_results(["python", "-m", "benchmarks.cost.meta", *(argv or sys.argv[1:])], settings)
     for name in options.networks:
         results["rows"] += measure(name, options.stacks, steps, options.clock, options.rounds, size)
         write_results(options.output, results)

@@ -1,7 +1,7 @@
 """What reading networks costs: networks per second and peak memory, forward and training step, of NG-GNN and NG-T.
 
-``python -m benchmarks.encoder_cost``. Compared are stacks of one architecture (`Metanetwork.forward`), mixtures as one
-PyG batch (`Metanetwork.mixed`), and the same layers on the complete grid of nodes (`benchmarks.encoder_cost_pairs`).
+``python -m benchmarks.cost.encoder``. Compared are stacks of one architecture (`Metanetwork.forward`), mixtures as one
+PyG batch (`Metanetwork.mixed`), and the same layers on the complete grid of nodes (`benchmarks.cost.encoder_pairs`).
 They take turns on the same networks with the same model, so that whatever else the machine does meets all of them
 alike; times are medians. A second table shows how many networks per architecture make stacks faster than a PyG batch.
 
@@ -29,9 +29,9 @@ from torch import Tensor
 
 from benchmarks.common.pages import fill_pages
 from benchmarks.common.results import RESULTS, new_results, read_results, write_results
-from benchmarks.encoder_cost_networks import Batch, cnns, inrs, mixture
-from benchmarks.encoder_cost_pairs import PairReader
-from benchmarks.step_cost import Stopwatch
+from benchmarks.cost.encoder_networks import Batch, cnns, inrs, mixture
+from benchmarks.cost.encoder_pairs import PairReader
+from benchmarks.cost.stopwatch import Stopwatch
 from ngopt.encoder import Metanetwork, metanetwork
 
 STACKS, PYG, PAIRS = "stacks", "PyG batch", "all pairs"
@@ -128,7 +128,7 @@ def settings(batch: Batch) -> list[tuple[str, bool]]:
 
 
 def _peaks(name: str, device: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.encoder_cost", "--memory-of", name, "--device", device]
+    command = [sys.executable, "-m", "benchmarks.cost.encoder", "--memory-of", name, "--device", device]
     # glibc: tensors get mappings of their own, which go back to the system when they are freed.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
@@ -236,7 +236,7 @@ def _ratio(row: dict[str, Any], grid: dict[str, Any] | None, key: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.encoder_cost", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost.encoder", description=__doc__)
     parser.add_argument("--batches", nargs="+", choices=list(BATCHES), default=["inrs", "cnns", "mixture"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=7, help="timed repeats of each path")
@@ -268,7 +268,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.smoke:
         options.batches, options.rounds, options.architectures, options.copies = ["smoke"], 1, 2, [1, 2]
     kept = {"rounds": options.rounds, "clock": options.clock}
-    results = new_results(["python", "-m", "benchmarks.encoder_cost", *(argv or sys.argv[1:])], kept)
+    results = new_results(["python", "-m", "benchmarks.cost.encoder", *(argv or sys.argv[1:])], kept)
     for name in options.batches:
         rows = measure(name, options.device, options.clock, options.rounds, not options.no_memory)
         results["rows"] += rows

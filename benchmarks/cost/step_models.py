@@ -1,4 +1,4 @@
-"""The models that `benchmarks.step_cost` steps, each with a batch and a loss."""
+"""The models that `benchmarks.cost.step` steps, each with a batch and a loss."""
 
 from __future__ import annotations
 
