@@ -1,8 +1,8 @@
 """Make, check and draw sets of networks that are images.
 
-python -m benchmarks.inr_data fit mnist --size small --workers 2
-python -m benchmarks.inr_data info mnist --size small
-python -m benchmarks.inr_data picture mnist --size small
+python -m benchmarks.inr_data fit mnist --size small --init dws --workers 2
+python -m benchmarks.inr_data info mnist --size small --init dws
+python -m benchmarks.inr_data picture mnist --size small --init dws
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.inr_data.dataset import load
+from benchmarks.inr_data.dataset import InrSet, load
+from benchmarks.inr_data.kinds import KINDS
 from benchmarks.inr_data.making import Job, make
 from benchmarks.inr_data.manifest import read_manifest
-from benchmarks.inr_data.plan import SIZES, SPLITS, folder
+from benchmarks.inr_data.plan import SIZES, SPLITS, folder, set_name
 from benchmarks.inr_data.show import picture, table
 from meta_train.data import DATASETS
 
@@ -32,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
-    names = ("dataset", "size", "seed", "augment", "device", "threads", "workers", "root")
+    names = ("dataset", "size", "init", "seed", "augment", "device", "threads", "workers", "root")
     report = make(Job(**{name: getattr(arguments, name) for name in names}))
-    place = folder(arguments.dataset, arguments.size, arguments.root)
+    place = folder(arguments.dataset, arguments.size, arguments.root, arguments.init)
     if not report["fitted"]:
         print(f"{place} is complete already.")
         return
@@ -46,17 +47,23 @@ def _fit(arguments: argparse.Namespace) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    place = folder(arguments.dataset, arguments.size, arguments.root)
-    sets = load(arguments.dataset, arguments.size, arguments.root)
+    place = folder(arguments.dataset, arguments.size, arguments.root, arguments.init)
+    sets = _load(arguments)
     shards = read_manifest(place)["shards"]
     left_out = {split: sum(s["count"] for s in shards if s["split"] == split) - len(sets[split]) for split in SPLITS}
-    print(f"{place}: {len(shards)} files, all hashes verified\n\n{table(sets, left_out)}")
+    print(
+        f"{place}: {len(shards)} files, all hashes verified\n\n{table(sets, left_out, KINDS[arguments.init].published)}"
+    )
 
 
 def _picture(arguments: argparse.Namespace) -> None:
-    path = arguments.out or Path("runs") / f"inr-{arguments.dataset}-{arguments.size}.png"
-    picture(load(arguments.dataset, arguments.size, arguments.root)["test"], path)
+    path = arguments.out or Path("runs") / f"inr-{set_name(arguments.dataset, arguments.init)}-{arguments.size}.png"
+    picture(_load(arguments)["test"], path)
     print(f"Originals, each above its network: {path}")
+
+
+def _load(arguments: argparse.Namespace) -> dict[str, InrSet]:
+    return load(arguments.dataset, arguments.size, arguments.root, init=arguments.init)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -66,6 +73,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         command = commands.add_parser(name, help=text)
         command.add_argument("dataset", choices=DATASETS)
         command.add_argument("--size", choices=SIZES, default="small")
+        command.add_argument("--init", choices=KINDS, default="ngopt", help="kind of networks: see inr_data/kinds.py")
         command.add_argument("--root", type=Path, help="data root; default: $NGOPT_DATA, or ~/.cache/ngopt/data")
         if name == "fit":
             command.add_argument("--seed", type=int, default=0)

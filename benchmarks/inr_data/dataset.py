@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.common.manifests import not_made
 from benchmarks.common.shards import read_shard
 from benchmarks.inr_data.manifest import read_manifest
-from benchmarks.inr_data.plan import SPLITS, folder, originals
+from benchmarks.inr_data.plan import SPLITS, folder, originals, set_name
 from benchmarks.inr_data.siren import Params
 from meta_train.data import load as load_images
 
@@ -63,15 +63,17 @@ def load(
     root: Path | str | None = None,
     fetch: bool = True,
     *,
+    init: str = "ngopt",
     below_floor: bool = False,
 ) -> dict[str, InrSet]:
     """Load a set of networks that was made by ``python -m benchmarks.inr_data fit``.
 
     Args:
         dataset: ``mnist``, ``fashion-mnist``, ``cifar10`` or ``digits``.
-        size: ``smoke``, ``small``, ``medium`` or ``full``.
+        size: ``smoke``, ``small``, ``medium``, ``large`` or ``full``.
         root: Data root; see `meta_train.data.data_root`.
         fetch: Whether `InrSet.images` may download images that are missing. Networks are never fetched or made here.
+        init: Their kind: ``ngopt``, ``dws`` or ``nfn``; see `benchmarks.inr_data.kinds`.
         below_floor: Keep networks that stayed below the PSNR floor; the manifest names them.
 
     Returns:
@@ -81,13 +83,14 @@ def load(
         ValueError: An unknown name, or files that are not what the manifest says.
         DataMissingError: There is no such set; the message has the command that makes it.
     """
-    place = folder(dataset, size, root)
+    place = folder(dataset, size, root, init)
     try:
         manifest = read_manifest(place)
     except FileNotFoundError:
-        raise not_made(place, "set", f"benchmarks.inr_data fit {dataset} --size {size}", root) from None
-    if (manifest["dataset"], manifest["size"]) != (dataset, size):
-        raise ValueError(f"{place} holds {manifest['dataset']}-{manifest['size']}. Put it where its name says.")
+        raise not_made(place, "set", _command(dataset, size, init), root) from None
+    found = manifest["dataset"], manifest["size"], manifest["settings"].get("init", "ngopt")
+    if found != (dataset, size, init):
+        raise ValueError(f"{place} holds {set_name(found[0], found[2])}-{found[1]}. Put it where its name says.")
     parts: dict[str, list[dict[str, Tensor]]] = {split: [] for split in SPLITS}
     for entry in manifest["shards"]:
         tensors = read_shard(place / entry["file"], entry["sha256"], _shapes(manifest, entry["count"]))
@@ -97,6 +100,11 @@ def load(
     sets = {split: _joined(parts[split], manifest, split, root, fetch) for split in SPLITS}
     _check_disjoint(sets)
     return sets
+
+
+def _command(dataset: str, size: str, init: str) -> str:
+    words = f"benchmarks.inr_data fit {dataset} --size {size}"
+    return words if init == "ngopt" else f"{words} --init {init}"
 
 
 def _shapes(manifest: dict[str, Any], count: int) -> dict[str, tuple[int, ...]]:

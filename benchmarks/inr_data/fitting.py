@@ -1,8 +1,6 @@
-"""The recipe: 60 steps of Adam on whole images, with short memories and a high learning rate.
+"""Fit many networks at once: Adam with short memories, on whole images or on coarse grids that move from step to step.
 
-Chosen among up to 100 settings on 32 images of each data set (median PSNR after 60 steps: 45 dB on MNIST, 47 dB on
-Fashion-MNIST, 33 dB on CIFAR-10). Adam's usual betas of 0.9 and 0.99 reach 37 dB on Fashion-MNIST at the same cost, and
-orthogonalised steps for the hidden matrix 31 dB.
+`benchmarks.inr_data.kinds` has the recipes, and how they were chosen.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from torch import Tensor
 from benchmarks.inr_data.gradient import SirenGradient
 from benchmarks.inr_data.siren import OMEGA, Params, render
 
-CPU_BATCH, GPU_BATCH = 8, 4096  # networks at once: a CPU's caches hold the activations of few
+CPU_BATCH, CPU_LARGEST, GPU_BATCH = 8, 64, 4096  # networks at once: a CPU's caches hold the activations of few
 LEAST_ERROR = 1e-20  # 200 dB: no error has no logarithm
 
 
@@ -29,6 +27,8 @@ class Recipe:
     betas: tuple[float, float] = (0.8, 0.9)
     warmup: int = 5  # steps
     eps: float = 1e-12
+    rates: tuple[float, ...] | None = None  # a share of ``lr`` for each parameter, in order; None: all of it
+    every: int = 1  # a step sees one of so many rows and columns: see `SirenGradient`
 
     def lr_at(self, step: int) -> float:
         """Linear from zero, times half a cosine wave to zero."""
@@ -42,7 +42,8 @@ def fit(
     omega: float = OMEGA,
 ) -> tuple[Params, Tensor]:  # parameters and [net] PSNR in dB, on the images' device
     """Fit each network to its image, some at a time."""
-    batch = CPU_BATCH if images.device.type == "cpu" else GPU_BATCH
+    on_cpu = images.device.type == "cpu"
+    batch = min(CPU_BATCH * recipe.every**2, CPU_LARGEST) if on_cpu else GPU_BATCH
     fitted, quality = [], []
     for at in range(0, len(images), batch):
         part = images[at : at + batch]
@@ -63,14 +64,16 @@ def _fit_batch(images: Tensor, start: Params, recipe: Recipe, omega: float) -> P
     flat = torch.cat([tensor.flatten(1) for tensor in start.values()], dim=1)  # [net, parameter]
     gradient, mean, square = (torch.zeros_like(flat) for _ in range(3))
     params, gradients = _views(flat, start), _views(gradient, start)
-    compute = SirenGradient(images, start["seq.1.weight"].shape[-1], omega)
+    compute = SirenGradient(images, start["seq.1.weight"].shape[-1], omega, recipe.every)
+    shares = zip(start.values(), recipe.rates or [1.0] * len(start), strict=True)
+    share = torch.cat([tensor.new_full((tensor[0].numel(),), rate) for tensor, rate in shares])
     beta1, beta2 = recipe.betas
     for step in range(recipe.steps):
-        compute(params, gradients)
+        compute(params, gradients, step)
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         root = (square / (1 - beta2 ** (step + 1))).sqrt_().add_(recipe.eps)
-        flat.addcdiv_(mean, root, value=-recipe.lr_at(step) / (1 - beta1 ** (step + 1)))
+        flat.addcdiv_(mean * share, root, value=-recipe.lr_at(step) / (1 - beta1 ** (step + 1)))
     return params
 
 

@@ -25,16 +25,26 @@ class SirenGradient:
         images: [net, channel, height, width], from 0 to 1.
         hidden: Neurons per hidden layer.
         omega: See `Siren`.
+        every: A call sees one of ``every`` rows and columns: a grid as coarse as that, at another place each time.
+
+    Raises:
+        ValueError: ``every`` does not divide height and width.
     """
 
-    def __init__(self, images: Tensor, hidden: int, omega: float = OMEGA) -> None:
+    def __init__(self, images: Tensor, hidden: int, omega: float = OMEGA, every: int = 1) -> None:
         nets, channels, height, width = images.shape
+        if height % every or width % every:
+            raise ValueError(f"Every {every} rows and columns do not divide images of {height} x {width}.")
         self.omega = omega
-        self.target = images.flatten(2) - 0.5  # [net, channel, pixel]
-        self.rows = torch.linspace(-1, 1, height).to(images)
-        self.columns = torch.linspace(-1, 1, width).to(images)
-        self.scale = 2 / (channels * height * width)
-        plane = images.new_empty(nets, hidden, height, width)
+        rows, columns = torch.linspace(-1, 1, height).to(images), torch.linspace(-1, 1, width).to(images)
+        self.grids = []  # rows, columns, [pixel, 3] of row, column and 1, and target [net, channel, pixel]
+        for i in range(every * every):
+            at, to = divmod(i * (every + 1), every)  # down the diagonals, so that four calls of two are all pixels
+            y, x = rows[at % every :: every], columns[to::every]
+            pixels = torch.stack([y.repeat_interleave(len(x)), x.repeat(len(y)), images.new_ones(len(x) * len(y))], 1)
+            self.grids.append((y, x, pixels, images[:, :, at % every :: every, to::every].flatten(2) - 0.5))
+        self.scale = 2 * every**2 / (channels * height * width)
+        plane = images.new_empty(nets, hidden, height // every, width // every)
         self.sin1, self.cos1, self.back1 = (torch.empty_like(plane) for _ in range(3))
         self.z2, self.sin2, self.cos2 = (torch.empty_like(plane).flatten(2) for _ in range(3))
 
@@ -42,13 +52,15 @@ class SirenGradient:
         self,
         params: Params,
         gradients: Params,  # written to
+        call: int = 0,  # which of the grids, modulo their number
     ) -> Tensor:  # [net]
-        """Loss of each network; its gradient is left in ``gradients``."""
+        """Loss of each network on a grid of pixels; its gradient is left in ``gradients``."""
         omega, grad = self.omega, gradients
+        rows, columns, pixels, target = self.grids[call % len(self.grids)]
         w1, b1, w2, b2, w3, b3 = (params[f"seq.{i}.{kind}"] for i in range(3) for kind in ("weight", "bias"))
 
-        a = omega * (w1[..., :1] * self.rows + b1.unsqueeze(-1))  # [net, neuron, row]
-        b = omega * (w1[..., 1:] * self.columns)  # [net, neuron, column]
+        a = omega * (w1[..., :1] * rows + b1.unsqueeze(-1))  # [net, neuron, row]
+        b = omega * (w1[..., 1:] * columns)  # [net, neuron, column]
         sin_a, cos_a, sin_b, cos_b = (
             a.sin()[..., None],
             a.cos()[..., None],
@@ -60,7 +72,7 @@ class SirenGradient:
         omega_w2 = omega * w2
         torch.baddbmm(omega * b2.unsqueeze(-1), omega_w2, h1, out=self.z2)
         sine_cosine(self.z2, self.sin2, self.cos2)
-        error = torch.baddbmm(b3.unsqueeze(-1), w3, self.sin2).sub_(self.target)  # [net, channel, pixel]
+        error = torch.baddbmm(b3.unsqueeze(-1), w3, self.sin2).sub_(target)  # [net, channel, pixel]
         loss = error.square().mean((1, 2))
 
         error.mul_(self.scale)
@@ -69,13 +81,12 @@ class SirenGradient:
         torch.bmm(w3.mT, error, out=self.z2)
         d2 = self.z2.mul_(self.cos2)  # of omega_w2 h1 + omega b2
         grad["seq.1.weight"].copy_(d2 @ h1.mT).mul_(omega)
-        grad["seq.1.bias"].copy_(d2.sum(-1)).mul_(omega)
+        grad["seq.1.bias"].copy_(d2 @ pixels[:, 2]).mul_(omega)
         torch.bmm(omega_w2.mT, d2, out=self.back1.flatten(2))
         torch.mul(cos_a, cos_b, out=self.cos1).addcmul_(sin_a, sin_b, value=-1)
-        d1 = self.back1.mul_(self.cos1)  # of a + b
-        by_row, by_column = d1.sum(-1), d1.sum(-2)
-        grad["seq.0.weight"].copy_(torch.stack([by_row @ self.rows, by_column @ self.columns], -1)).mul_(omega)
-        grad["seq.0.bias"].copy_(by_row.sum(-1)).mul_(omega)
+        d1 = self.back1.mul_(self.cos1).flatten(2) @ pixels  # of a + b: [net, neuron, 3]
+        grad["seq.0.weight"].copy_(d1[..., :2]).mul_(omega)
+        grad["seq.0.bias"].copy_(d1[..., 2]).mul_(omega)
         return loss
 
 

@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from benchmarks.common.manifests import refuse_other_settings
 from benchmarks.common.results import write_text
 from benchmarks.common.shards import TEMPORARY, is_done, write_shard
 from benchmarks.common.workers import in_workers
-from benchmarks.inr_data.fitting import Recipe, fit
+from benchmarks.inr_data.fitting import fit
 from benchmarks.inr_data.gradient import flops
+from benchmarks.inr_data.kinds import KINDS, Kind
 from benchmarks.inr_data.manifest import FIT, new_manifest, read_manifest, write_manifest
-from benchmarks.inr_data.plan import SHARD, Shard, architecture, floor_of, folder, make_plan, originals
+from benchmarks.inr_data.plan import SHARD, Shard, architecture, folder, make_plan, originals
 from benchmarks.inr_data.siren import HIDDEN, OMEGA, Params, initial
 from meta_train.data import Dataset
 from meta_train.data import load as load_images
@@ -45,13 +46,24 @@ class Job:
     threads: int = 1  # of each process
     workers: int = 1  # processes
     root: Path | None = None
-    recipe: Recipe = field(default_factory=Recipe)
+    init: str = "ngopt"  # of `KINDS`
     shard: int = SHARD
+
+    @property
+    def kind(self) -> Kind:
+        """How its networks are made."""
+        return KINDS[self.init]
+
+    @property
+    def place(self) -> Path:
+        """Where they are put."""
+        return folder(self.dataset, self.size, self.root, self.init)
 
     def settings(self) -> dict[str, Any]:
         """What decides about the bytes of a shard, as JSON has it."""
-        settings = {name: getattr(self, name) for name in ("dataset", "seed", "device", "threads")}
-        settings |= {"floor": floor_of(self.dataset), "attempts": ATTEMPTS, "recipe": asdict(self.recipe)}
+        settings = {name: getattr(self, name) for name in ("dataset", "init", "seed", "device", "threads")}
+        floor = self.kind.floor_of(self.dataset)
+        settings |= {"floor": floor, "attempts": ATTEMPTS, "recipe": asdict(self.kind.recipe)}
         return json.loads(json.dumps(settings))
 
 
@@ -69,7 +81,7 @@ def make(job: Job) -> dict[str, Any]:
         raise ValueError("--augment must not be negative; --threads and --workers must be at least 1.")
     if job.workers > 1 and job.device != "cpu":
         raise ValueError("Several workers are for the CPU; a GPU fits thousands at once in one process.")
-    place = folder(job.dataset, job.size, job.root)
+    place = job.place
     torch.set_num_threads(job.threads)
     data = _images(job.dataset, job.root)
     plan = make_plan(data, job.size, job.seed, job.augment, job.shard)
@@ -90,7 +102,9 @@ def make(job: Job) -> dict[str, Any]:
     if not done:
         return {"fitted": 0}
     height, width = data.train_images.shape[1:3]
-    work = flops(data.channels, height, width, HIDDEN) * job.recipe.steps * done / seconds
+    work = (
+        flops(data.channels, height, width, HIDDEN) * job.kind.recipe.steps / job.kind.recipe.every**2 * done / seconds
+    )
     report = {
         "fitted": done,
         "seconds": round(seconds, 2),
@@ -110,7 +124,7 @@ def fit_shard(job: Job, shard: Shard) -> int:
     images, labels = originals(data, shard.split, index)
     params, psnr, attempt = fit_until_good(images.to(job.device), shard, job)
     tensors = params | {"label": labels, "image_index": index, "psnr": psnr, "attempt": attempt}
-    write_shard(folder(job.dataset, job.size, job.root) / shard.file, tensors, _settings(job, shard))
+    write_shard(job.place / shard.file, tensors, _settings(job, shard))
     return len(shard.images)
 
 
@@ -128,12 +142,13 @@ def fit_until_good(
     psnr = torch.full((len(images),), -math.inf)
     attempts = torch.zeros(len(images), dtype=torch.int64)
     for attempt in range(ATTEMPTS):
-        again = (psnr < floor_of(job.dataset)).nonzero().flatten()
+        again = (psnr < job.kind.floor_of(job.dataset)).nonzero().flatten()
         if not len(again):
             break
-        starts = [initial(1, images.shape[1], shard.seed(job.seed, i, attempt)) for i in again.tolist()]
+        seeds = [shard.seed(job.seed, i, attempt) for i in again.tolist()]
+        starts = [initial(1, images.shape[1], seed, small=job.kind.small) for seed in seeds]
         start = {name: torch.cat([one[name] for one in starts]) for name in starts[0]}
-        found, quality = fit(images[again.to(images.device)], start, job.recipe, OMEGA)
+        found, quality = fit(images[again.to(images.device)], start, job.kind.recipe, OMEGA)
         found, quality = {name: tensor.cpu() for name, tensor in found.items()}, quality.cpu()
         finite = torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in found.values()]).all(0)
         quality = torch.where(finite & quality.isfinite(), quality, -math.inf)

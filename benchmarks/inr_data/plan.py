@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.inr_data.kinds import KINDS
 from benchmarks.inr_data.siren import HIDDEN, OMEGA, shapes
 from meta_train.data import DATASETS, Dataset, data_root
 
@@ -18,11 +19,10 @@ SIZES = {  # images per split; val is taken from the official training images
     "smoke": (48, 16, 16),
     "small": (2000, 500, 500),
     "medium": (10000, 1000, 2000),
+    "large": (20000, 2000, 10000),  # all official test images
     "full": None,  # all: 5,000 for val, the rest of the training images for train
 }
 FULL_VAL = 5000
-FLOORS = {"cifar10": 25.0}  # dB; what is below is fitted again, from another start
-FLOOR = 30.0  # of the other data sets
 SHARD = 1000  # networks in a file
 
 
@@ -47,18 +47,28 @@ class Shard:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
-def check_names(dataset: str, size: str) -> None:
-    """Raise a ValueError that lists what there is, if either name is unknown."""
+def check_names(dataset: str, size: str, init: str = "ngopt") -> None:
+    """Raise a ValueError that lists what there is, if a name is unknown."""
     if dataset not in DATASETS:
         raise ValueError(f"There is no data set {dataset!r}; these are known: {', '.join(DATASETS)}.")
     if size not in SIZES:
         raise ValueError(f"There is no size {size!r}; these are known: {', '.join(SIZES)}.")
+    if init not in KINDS:
+        raise ValueError(f"There is no kind {init!r}; these are known: {', '.join(KINDS)}.")
 
 
-def folder(dataset: str, size: str, root: Path | str | None = None) -> Path:
-    """Where a set of networks lies: ``inr/DATASET-SIZE`` under the data root."""
-    check_names(dataset, size)
-    return data_root(root) / "inr" / f"{dataset}-{size}"
+def set_name(dataset: str, init: str) -> str:
+    """``DATASET`` of kind ngopt, ``DATASET-KIND`` of the others; `SETS` leads back."""
+    return dataset if init == "ngopt" else f"{dataset}-{init}"
+
+
+SETS = {set_name(dataset, init): (dataset, init) for dataset in DATASETS for init in KINDS}
+
+
+def folder(dataset: str, size: str, root: Path | str | None = None, init: str = "ngopt") -> Path:
+    """Where a set of networks lies: ``inr/SET-SIZE`` under the data root."""
+    check_names(dataset, size, init)
+    return data_root(root) / "inr" / f"{set_name(dataset, init)}-{size}"
 
 
 def make_plan(data: Dataset, size: str, seed: int, augment: int = 0, shard: int = SHARD) -> list[Shard]:
@@ -92,11 +102,6 @@ def make_plan(data: Dataset, size: str, seed: int, augment: int = 0, shard: int 
         for split, copy in jobs
         for number, at in enumerate(range(0, len(chosen[split]), shard))
     ]
-
-
-def floor_of(dataset: str) -> float:
-    """PSNR in dB that each network has to reach."""
-    return FLOORS.get(dataset, FLOOR)
 
 
 def architecture(data: Dataset) -> dict[str, Any]:

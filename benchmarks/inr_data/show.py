@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,21 @@ CHECKED = 64  # networks per split that are rendered again
 ROWS, COLUMNS = 4, 8
 
 
-def table(sets: dict[str, InrSet], left_out: dict[str, int]) -> str:
-    """Counts and qualities per split; parameters per layer."""
+def table(sets: dict[str, InrSet], left_out: dict[str, int], published: Mapping[str, float] | None = None) -> str:
+    """Counts and qualities per split; parameters per layer, beside ``published`` standard deviations."""
+    published = published or {}
     lines = [f"{'split':8}{'networks':>10}{'images':>9}{'left out':>10}{'PSNR min':>10}{'median':>8}{'checked':>9}"]
     for split, inrs in sets.items():
         lines.append(
             f"{split:8}{len(inrs):10}{len(inrs.image_index.unique()):9}{left_out[split]:10}"
             f"{inrs.psnr.min():10.2f}{inrs.psnr.median():8.2f}{_checked(inrs):9}"
         )
-    lines += ["", f"{'parameter':16}{'mean':>9}{'std':>9}{'largest':>9}"]
+    lines += ["", f"{'parameter':16}{'mean':>9}{'std':>9}{'largest':>9}{'published std':>15}"]
     for name, tensor in sets["train"].params.items():
-        lines.append(f"{name:16}{tensor.mean():9.4f}{tensor.std():9.4f}{tensor.abs().max():9.3f}")
+        lines.append(
+            f"{name:16}{tensor.mean():9.4f}{tensor.std():9.4f}{tensor.abs().max():9.3f}"
+            + (f"{published[name]:15.3f}" if name in published else "")
+        )
     return "\n".join(lines)
 
 

@@ -47,6 +47,7 @@ def initial(
     hidden: int = HIDDEN,
     layers: int = LAYERS,
     omega: float = OMEGA,
+    small: bool = False,
 ) -> Params:
     """Random networks: weights as Sitzmann et al. draw them, biases as `nn.Linear` does.
 
@@ -57,15 +58,16 @@ def initial(
         hidden: Neurons per hidden layer.
         layers: Linear layers.
         omega: See `Siren`.
+        small: Biases start at zero, and the first layer is drawn as the others are, as Navon et al. (2023) do.
     """
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     params, fan_in = {}, 2
     for name, shape in shapes(channels, hidden, layers).items():  # each weight, then its bias
         if name.endswith("bias"):
-            bound = fan_in**-0.5
+            bound = 0.0 if small else fan_in**-0.5
         else:
             fan_in = shape[1]
-            bound = 1 / fan_in if name == "seq.0.weight" else (6 / fan_in) ** 0.5 / omega
+            bound = 1 / fan_in if name == "seq.0.weight" and not small else (6 / fan_in) ** 0.5 / omega
         params[name] = (2 * torch.rand(count, *shape, generator=generator) - 1) * bound
     return params
 

@@ -55,6 +55,10 @@ def test_start_is_that_of_sitzmann() -> None:
         assert 0.95 * bound < largest <= bound, name
     assert all(torch.equal(a, b) for a, b in zip(params.values(), initial(200, 1, 0).values(), strict=True))
     assert not torch.equal(params["seq.0.weight"], initial(200, 1, 1)["seq.0.weight"])
+    small = initial(200, 1, 0, small=True)
+    assert all(not p.any() for name, p in small.items() if name.endswith("bias"))
+    assert 0.95 * 3**0.5 / 30 < small["seq.0.weight"].abs().max() <= 3**0.5 / 30
+    torch.testing.assert_close(small["seq.1.weight"], params["seq.1.weight"])
 
 
 def test_it_can_be_traced() -> None:
@@ -78,6 +82,25 @@ def test_gradient_by_hand_is_the_gradient(channels: int, height: int, width: int
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     for name, right in zip(params, torch.autograd.grad(expected.sum(), list(leaves.values())), strict=True):
         torch.testing.assert_close(gradients[name], right, rtol=1e-9, atol=1e-11, msg=name)
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_coarse_grids_are_all_pixels_in_turn(every: int) -> None:
+    images = torch.rand(3, 2, 6, 12, dtype=torch.float64)
+    params = double(initial(3, 2, 3, hidden=8))
+    mean, whole = ({name: torch.zeros_like(tensor) for name, tensor in params.items()} for _ in range(2))
+    loss = SirenGradient(images, 8)(params, whole)
+    coarse, one, losses = SirenGradient(images, 8, every=every), dict(whole), []
+    for call in range(every**2):
+        one = {name: torch.empty_like(tensor) for name, tensor in params.items()}
+        losses.append(coarse(params, one, call))
+        mean = {name: mean[name] + one[name] / every**2 for name in params}
+    torch.testing.assert_close(torch.stack(losses).mean(0), loss, rtol=1e-12, atol=0)
+    for name in params:
+        torch.testing.assert_close(mean[name], whole[name], rtol=1e-9, atol=1e-11, msg=name)
+    assert not torch.allclose(one["seq.1.weight"], whole["seq.1.weight"]), "control: one grid is not all pixels"
+    with pytest.raises(ValueError, match="do not divide images of 6 x 12"):
+        SirenGradient(images, 8, every=4)
 
 
 def test_sines_are_torch_sines() -> None:

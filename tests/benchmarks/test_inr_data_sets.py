@@ -17,6 +17,7 @@ from benchmarks.common.manifests import MANIFEST
 from benchmarks.common.shards import write_shard
 from benchmarks.inr_data import load, making, plan
 from benchmarks.inr_data.__main__ import main
+from benchmarks.inr_data.kinds import KINDS
 from benchmarks.inr_data.making import Job, make
 from benchmarks.inr_data.manifest import FIT, read_manifest
 from benchmarks.inr_data.show import table
@@ -116,6 +117,7 @@ def test_plans_share_no_image(size: str) -> None:
     everything = images["train", 0] + images["val", 0]
     assert len(set(everything)) == len(everything)
     assert len(set(images["test", 0])) == len(images["test", 0])
+    assert list(plan.SIZES) == sorted(plan.SIZES, key=lambda s: plan.SIZES[s] or (55_000,))
     expected = plan.SIZES[size] or (55_000, 5_000, 10_000)
     assert tuple(len(images[split, 0]) for split in plan.SPLITS) == expected
     seeds = {shard.seed(3, at, attempt) for shard in shards for at in range(len(shard.images)) for attempt in (0, 1)}
@@ -164,11 +166,30 @@ def test_another_seed_is_another_set(made: Path, broken: Path, tmp_path: Path) -
     assert not any(old[name] == new[name] for name in old)
 
 
+@pytest.mark.parametrize("init, others", [("dws", "nfn"), ("nfn", "dws")])
+def test_kinds_have_the_sizes_of_the_published_sets(init: str, others: str, made: Path, tmp_path: Path) -> None:
+    make(job(tmp_path, init=init))
+    sets = load("digits", "smoke", tmp_path, init=init)
+    far = {}
+    for name, published in ((name, KINDS[name].published) for name in (init, others)):
+        ratios = [sets["train"].params[key].std() / std for key, std in published.items()]
+        far[name] = max(float(max(ratio, 1 / ratio)) for ratio in ratios)
+    assert far[init] < 2.5 < far[others], "control: the other kind is far away"
+    assert "0.063" in table(sets, {split: 0 for split in sets}, KINDS["dws"].published)
+    with pytest.raises(DataMissingError, match=f"fit digits --size smoke --init {others}"):
+        load("digits", "smoke", tmp_path, init=others)
+    shutil.copytree(tmp_path / "inr" / f"digits-{init}-smoke", tmp_path / "inr" / NAME)
+    with pytest.raises(ValueError, match=f"holds digits-{init}-smoke"):
+        load("digits", "smoke", tmp_path)
+    with pytest.raises(ValueError, match=r"no kind .dsw.*ngopt, dws, nfn"):
+        load("digits", "smoke", tmp_path, init="dsw")
+
+
 def test_below_the_floor(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = load("digits", "smoke", made)
     assert not any(tensor["attempt"].any() for tensor in map(load_file, (made / "inr" / NAME).glob("*.safetensors")))
     floor = float(torch.cat([inrs.psnr for inrs in before.values()]).quantile(0.9))
-    monkeypatch.setitem(plan.FLOORS, "digits", floor)
+    monkeypatch.setitem(KINDS, "ngopt", replace(KINDS["ngopt"], floors={"digits": floor}))
     make(job(tmp_path, augment=1))
     every, good = (load("digits", "smoke", tmp_path, below_floor=keep) for keep in (True, False))
     named = {s["file"]: s["below_floor"] for s in read_manifest(tmp_path / "inr" / NAME)["shards"]}
@@ -282,6 +303,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["info", *where]) == 0
     out = capsys.readouterr().out
     assert "3 files, all hashes verified" in out and "seq.1.weight" in out
+    assert main(["info", *where, "--init", "nfn"]) == 1
+    assert "--init nfn" in capsys.readouterr().err
     assert main(["picture", *where, "--out", str(tmp_path / "deep" / "grid.png")]) == 0
     assert (tmp_path / "deep" / "grid.png").read_bytes().startswith(b"\x89PNG")
     for wrong in (["fit", "mnits"], ["fit", "mnist", "--size", "huge"], []):
