@@ -33,6 +33,7 @@ DEFAULT_PRETRAINED = "ngopt-base"
 SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"
 SUFFIX = ".safetensors"
 UNTRAINED = "-untrained"
+LARGEST = {"embedding": 4096, "message": 4096, "message_rounds": 64}  # a damaged setting must not fill the memory
 MAX_BYTES = 1 << 28  # far above any rule; keeps a mistaken path from filling the memory
 REQUIRED = ("format", "format_version", "config", "card", "sha256")
 
@@ -93,10 +94,7 @@ def load_pretrained(name_or_path: str | os.PathLike = DEFAULT_PRETRAINED) -> Upd
     """
     path = _locate(name_or_path)
     header, tensors = _read(path)
-    rule = UpdateRule(_config_from_values(header["config"], path))
-    _check_tensors(tensors, rule.state_dict(), path)
-    rule.load_state_dict(tensors)
-    return rule
+    return rule_from_tensors(_config_from_values(header["config"], path), tensors, path, torch.float32)
 
 
 def read_card(name_or_path: str | os.PathLike = DEFAULT_PRETRAINED) -> dict[str, Any]:
@@ -120,11 +118,52 @@ def config_from_json(text: str) -> UpdateConfig:
     Raises:
         CheckpointError: Not JSON; a setting is missing or unknown; a value is of the wrong type or out of range.
     """
+    return _config_from_values(parse_json_object("The settings", text), "saved state")
+
+
+def parse_json_object(where: str, text: Any) -> dict[str, Any]:
+    """A JSON object from a string, however damaged or deeply nested that is.
+
+    Raises:
+        CheckpointError: It is no string, not JSON, or not an object.
+    """
     try:
         values = json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"The settings are not JSON: {error}") from error
-    return _config_from_values(values, "saved state")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{where} must be a JSON object, not {type(values).__name__}.")
+    return values
+
+
+def rule_from_tensors(
+    config: UpdateConfig, tensors: Any, where: str | os.PathLike, dtype: torch.dtype | None = None
+) -> UpdateRule:
+    """A rule with the given meta-parameters, on the CPU.
+
+    Args:
+        config: Its settings.
+        tensors: Its state by name.
+        where: Named in errors.
+        dtype: What the tensors must be; None: any one floating-point type.
+
+    Raises:
+        CheckpointError: A tensor is missing, unknown, not finite, or of another shape or number type.
+    """
+    if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise CheckpointError(f"{where} must hold tensors by name.")
+    dtypes = {value.dtype for value in tensors.values()}
+    if len(dtypes) > 1 or not all(dtype.is_floating_point for dtype in dtypes):
+        raise CheckpointError(f"{where}: tensors must have one floating-point type, not {sorted(map(str, dtypes))}.")
+    for name, most in LARGEST.items():
+        if getattr(config, name, 0) > most:
+            raise CheckpointError(f"{where}: {name}={getattr(config, name)} is more than any rule has ({most}).")
+    dtype = dtype or next(iter(dtypes), torch.float32)
+    with torch.device("meta"):  # takes no memory: the sizes may be damaged
+        _check_tensors(tensors, UpdateRule(config).to(dtype).state_dict(), where)
+    rule = UpdateRule(config).to(dtype)
+    rule.load_state_dict(tensors)
+    return rule
 
 
 def _config_from_values(values: Any, source: str | os.PathLike) -> UpdateConfig:
@@ -181,7 +220,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"{path} is not a readable safetensors file ({error}). {remedy}") from error
     try:
         header = json.loads(metadata.get(ENTRY, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         header = {}
     if not isinstance(header, dict) or header.get("format") != FORMAT or header.keys() != set(REQUIRED):
         raise CheckpointError(f"{path} is a safetensors file, but not one of ngopt's. {remedy}")
@@ -195,7 +234,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, tensors
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | os.PathLike) -> None:
     def form(value: Tensor) -> tuple:
         return tuple(value.shape), value.dtype
 
@@ -209,7 +248,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
     _check_finite(tensors, path)
 
 
-def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+def _check_finite(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None:
     bad = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if bad:
         raise CheckpointError(f"{path}: tensors {bad[:8]} hold NaN or infinity; such a rule cannot be used.")

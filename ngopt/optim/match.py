@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from ngopt.errors import GraphMismatchError
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
+from ngopt.optim.names import unique
 from ngopt.optim.update import UpdateRule
 
 LISTED = 8  # names shown in a message before "and 123 more"
@@ -69,6 +70,7 @@ def share_out(
     prefix: str,
     named: Mapping[str, Tensor],
     rule: UpdateRule,
+    strict: bool = True,
 ) -> tuple[list[Share], list[str]]:
     """Match parameters with the blocks of the graph, one share per device.
 
@@ -80,35 +82,39 @@ def share_out(
         prefix: Path of the traced module inside the model, ``""`` for the model itself.
         named: The model's parameters by name; empty if no model is known.
         rule: The meta-parameters.
+        strict: Whether a graph that does not fit is an error; otherwise what does not fit is on no graph.
 
     Returns:
         The shares, and the names of the parameters that are on no graph.
 
     Raises:
-        GraphMismatchError: A parameter does not have the shape that the graph says, or none is on the graph.
+        GraphMismatchError: If ``strict``: a parameter does not have the shape that the graph says, or none is on it.
     """
     blocks = blocks_by_name(graph) if graph is not None else {}
     own_names = {id(tensor): name for name, tensor in named.items()}
     params: dict[str, tuple[int, Tensor]] = {}
-    off_graph, wrong = [], []
+    off_graph, wrong, taken = [], [], set(blocks)
     for index, group in enumerate(groups):
         for tensor, name in zip(group["params"], group["param_names"], strict=True):
             if is_lazy(tensor) or tensor.numel() == 0:
                 continue
             known = own_names.get(id(tensor)) if named else name
             block = find_block(known.removeprefix(prefix), blocks) if known is not None else None
-            if block is None or (block.name in params and params[block.name][1] is not tensor):
-                off_graph.append(name)
-                params[name if name not in blocks else f"{name} (off the graph)"] = (index, tensor)
-            elif tuple(tensor.shape) != tuple(block.shape):
+            fits = block is not None and tuple(tensor.shape) == tuple(block.shape)
+            if block is not None and not fits:
                 wrong.append(f"{name}: parameter {tuple(tensor.shape)}, graph {tuple(block.shape)}")
+            if block is None or not fits or (block.name in params and params[block.name][1] is not tensor):
+                off_graph.append(name)
+                key = unique(name, taken)
+                taken.add(key)
+                params[key] = (index, tensor)
             else:
                 params[block.name] = (index, tensor)
-    if wrong:
+    if wrong and strict:
         raise GraphMismatchError(
             f"The graph was traced from another model: {listing(wrong)}. Trace the model that is being trained."
         )
-    if graph is not None and params and len(off_graph) == len(params):
+    if strict and graph is not None and params and len(off_graph) == len(params):
         raise GraphMismatchError(
             f"No parameter is on the graph. Parameters: {listing(off_graph)}. Graph: {listing(blocks)}. "
             "Pass model.named_parameters() of the model that was traced."

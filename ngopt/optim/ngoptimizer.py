@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -19,21 +20,22 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.nn.parameter import is_lazy
 
-from ngopt.errors import GraphMismatchError
+from ngopt.errors import CheckpointError
 from ngopt.graph.neural_graph import NeuralGraph
-from ngopt.optim import capture
+from ngopt.optim import capture, options
 from ngopt.optim.checkpoint import DEFAULT_PRETRAINED, load_pretrained
+from ngopt.optim.exchange import Members, follow, members_of, unchanged
 from ngopt.optim.finite import nonfinite
 from ngopt.optim.listener import Listener, unwrap
 from ngopt.optim.match import Share, explain_difference, fingerprint, listing, share_out
-from ngopt.optim.options import check_gradient, check_group, check_parameter, refuse_sharded, refuse_unsupported
-from ngopt.optim.state import ENTRY, Extra, check_loadable, fit_state, pack_extra, restore, unpack_extra
+from ngopt.optim.names import generated, is_generated, unique
+from ngopt.optim.ranks import any_rank, wrapper_of
+from ngopt.optim.state import ENTRY, SHARED, Extra, fit_state, layout_of, pack_extra, restore
 from ngopt.optim.update import DEFAULT_LR, UpdateRule, init_state, update_
+from ngopt.optim.validation import check_state_dict
 
 _PER_TENSOR = "its parameters take the per-tensor rule. Pass the model itself, NGOptimizer(model), to use its graph."
-_OPTIONS = ("lr", "weight_decay", "maximize", "total_steps", "schedule", "step")
-_SHARED = ("total_steps", "schedule", "step")  # group entries that are the same in every group
-_KEPT = ("_rule", "_graph", "_prefix", "_named", "_saved_graph", "_warned", "skipped_steps")
+_KEPT = ("_rule", "_graph", "_prefix", "_named", "_saved_graph", "_given_total_steps", "_warned", "skipped_steps")
 
 
 class NGOptimizer(torch.optim.Optimizer):
@@ -65,8 +67,8 @@ class NGOptimizer(torch.optim.Optimizer):
         neuron_gates: False: no message passing, and gates per tensor only (the graph ablation).
         capturable: Not supported.
         differentiable: Not supported; `ngopt.optim.update.update` is the differentiable form.
-        foreach: Not supported; the step is fused already.
-        fused: Not supported.
+        foreign: Options of other optimizers, such as ``betas``, ``eps`` or ``foreach``, so that factories can pass what
+            they pass to all. They have no effect, and one warning says so.
 
     Attributes:
         graph: The neural graph, or None while it is not captured.
@@ -74,8 +76,8 @@ class NGOptimizer(torch.optim.Optimizer):
         skipped_steps: Steps that were not made because a gradient was NaN or infinite.
 
     Raises:
-        GraphMismatchError: Graph, parameters, or a loaded state do not belong together.
-        TypeError: Complex, sparse or sharded parameters.
+        GraphMismatchError: Graph and parameters do not belong together.
+        TypeError: Complex, sparse or sharded parameters, or an option that is unknown or of the wrong type.
         ValueError: An option is out of range.
         NotImplementedError: An option is not supported.
 
@@ -105,13 +107,15 @@ class NGOptimizer(torch.optim.Optimizer):
         neuron_gates: bool = True,
         capturable: bool = False,
         differentiable: bool = False,
-        foreach: bool | None = None,
-        fused: bool | None = None,
+        **foreign: Any,
     ) -> None:
-        refuse_unsupported(capturable=capturable, differentiable=differentiable, foreach=foreach, fused=fused)
+        options.refuse_unsupported(dict(capturable=capturable, differentiable=differentiable))
+        without_effect = options.check_foreign(foreign)
+        if params is None:
+            raise TypeError("NGOptimizer(None): pass a model, or parameters, or groups of parameters.")
         if isinstance(params, nn.Module):
             model, params = params, unwrap(params).named_parameters()
-        refuse_sharded(model)
+        options.refuse_sharded(model)
         self._rule = copy.deepcopy(rule if rule is not None else load_pretrained(pretrained)).requires_grad_(False)
         if not neuron_gates:
             self._rule.config = dataclasses.replace(self._rule.config, neuron_gates=False)
@@ -120,13 +124,19 @@ class NGOptimizer(torch.optim.Optimizer):
         self._named = dict(unwrap(model).named_parameters()) if model is not None else {}
         self._listener: Listener | None = None  # while the first forward pass is to be captured
         self._saved_graph: dict[str, str] = {}  # fingerprint of the graph that a loaded state belongs to
+        self._wrapper = wrapper_of(model)  # DistributedDataParallel, whose ranks skip steps together
+        self._members: Members = []  # what the groups held when they were last looked at
         self._shares: list[Share] | None = None  # made from all of the above; None: to be made again
         self._warned: set[str] = set()
         self.skipped_steps = 0
-        options = dict(lr=lr, weight_decay=weight_decay, maximize=maximize)
-        super().__init__(params, {**options, "total_steps": total_steps, "schedule": schedule, "step": 0})
+        defaults = dict(lr=lr, weight_decay=weight_decay, maximize=maximize)
+        super().__init__(params, {**defaults, "total_steps": total_steps, "schedule": schedule, "step": 0})
+        self._given_total_steps: int | None = self.param_groups[0]["total_steps"]
+        for topic, message in (("foreign", without_effect), ("lr", options.explain_leftover(self.param_groups))):
+            if message is not None:
+                self._warn_once(topic, message)
         if isinstance(graph, NeuralGraph):
-            self._adopt(graph)
+            self._adopt(graph, strict=True)
         elif graph is False:
             self._fit()
         elif model is None:
@@ -134,7 +144,7 @@ class NGOptimizer(torch.optim.Optimizer):
             self._fit()
         elif example_inputs is not None or example_kwargs is not None:
             inputs = () if example_inputs is None else example_inputs
-            self._adopt(capture.trace_quietly(unwrap(model), inputs, example_kwargs))
+            self._adopt(capture.trace_quietly(unwrap(model), inputs, example_kwargs), strict=True)
         else:
             self._fit()
             self._listener = Listener(model, self._report)
@@ -177,20 +187,26 @@ class NGOptimizer(torch.optim.Optimizer):
             self._listener.settle()
         grads = self._gradients()
         bad = nonfinite(grads) if grads else []
-        if bad:
+        if any_rank(bool(bad), self._wrapper, self._device()):
             self.skipped_steps += 1
             self._warn_once(
                 "nonfinite",
-                f"A step was skipped: NaN or infinity in the gradient of {listing(bad)}. Weights and state are as "
-                "before; further skips are only counted, in optimizer.skipped_steps.",
+                f"A step was skipped: NaN or infinity in the gradient of {listing(bad) or 'another rank'}. Weights and "
+                "state are as before; further skips are only counted, in optimizer.skipped_steps.",
             )
         elif grads:
             self._update(grads)
 
+    def _device(self) -> torch.device:
+        """Where ranks exchange what they found."""
+        params = (param for group in self.param_groups for param in group["params"])
+        return next((param.device for param in params), torch.device("cpu"))
+
     def _gradients(self) -> dict[str, Tensor]:
         """Gradients by name on the graph; makes state for parameters that get one for the first time."""
+        self._follow()
         if self._shares is None or any(
-            param.grad is not None and (param not in self.state or param.device != share.device)
+            param.grad is not None and not self.state.get(param)
             for share in self._shares
             for _, param in share.params.values()
         ):
@@ -199,14 +215,23 @@ class NGOptimizer(torch.optim.Optimizer):
         for share in self._shares or ():
             for key, (index, param) in share.params.items():
                 if param.grad is not None:
-                    check_gradient(key, param.grad)
+                    options.check_gradient(key, param.grad)
                     grads[key] = -param.grad if self.param_groups[index]["maximize"] else param.grad
         return grads
 
     def _update(self, grads: dict[str, Tensor]) -> None:
         """Write one step into weights and state."""
         first = self.param_groups[0]
-        lrs, decays = ([float(group[option]) for group in self.param_groups] for option in ("lr", "weight_decay"))
+        step, total_steps, scheduled = first["step"], first["total_steps"], first["schedule"] == "builtin"
+        lrs, decays = (
+            [self._number(group, option) for group in self.param_groups] for option in ("lr", "weight_decay")
+        )
+        if scheduled and total_steps is not None and step >= total_steps:
+            self._warn_once(
+                "horizon",
+                f"Step {step + 1} is past total_steps={total_steps}, where the built-in schedule has fallen to zero: "
+                "weights do not change any more. Give total_steps= the length of the whole run.",
+            )
         for share in self._shares or ():
             mine = {key: entry for key, entry in share.params.items() if key in grads}
             if mine:
@@ -216,14 +241,21 @@ class NGOptimizer(torch.optim.Optimizer):
                     share.readable,
                     {key: grads[key] for key in mine},
                     {key: self.state[param] for key, (_, param) in share.params.items() if param in self.state},
-                    step=first["step"],
+                    step=step,
                     lr={key: lrs[index] for key, (index, _) in mine.items()},
                     weight_decay={key: decays[index] for key, (index, _) in mine.items()},
-                    total_steps=first["total_steps"],
-                    scheduled=first["schedule"] == "builtin",
+                    total_steps=total_steps,
+                    scheduled=scheduled,
                 )
         for group in self.param_groups:
             group["step"] += 1
+
+    @staticmethod
+    def _number(group: dict[str, Any], option: str) -> float:
+        value = float(group[option])
+        if not math.isfinite(value):
+            raise ValueError(f"{option}={value!r} in param_groups is not finite: this step would destroy the weights.")
+        return value
 
     # ---- parameters and their graph
 
@@ -234,21 +266,26 @@ class NGOptimizer(torch.optim.Optimizer):
         Args:
             param_group: ``{"params": ..., "lr": ..., "weight_decay": ..., "maximize": ...}``.
         """
+        self._follow()
         if isinstance(param_group, dict) and not isinstance(param_group["params"], set):
             params = param_group["params"]
             params = self._with_names([params] if isinstance(params, Tensor) else list(params))
-            shared = {option: self.param_groups[0][option] for option in _SHARED if self.param_groups}
-            param_group = {**self.defaults, **shared, **param_group, "params": params}
+            shared = {option: self.param_groups[0][option] for option in SHARED if self.param_groups}
+            param_group = options.checked_group({**self.defaults, **shared, **param_group, "params": params})
+            param_group.setdefault("param_names", [])  # torch sets it where there is a parameter
             for name, param in params:
-                check_parameter(name, param)
-            check_group(param_group)
+                options.check_parameter(name, param)
             for option, value in shared.items():
                 if param_group[option] != value:
                     raise ValueError(
                         f"{option} must be the same in all groups: {value!r}, got {param_group[option]!r}."
                     )
+            foreign = options.without_effect(options.WITHOUT_EFFECT & param_group.keys())
+            if foreign is not None:
+                self._warn_once("foreign", foreign)
         complete = bool(self.param_groups) and self._shares is not None
         super().add_param_group(param_group)
+        self._members = members_of(self.param_groups)
         if complete:
             self._fit()
 
@@ -257,13 +294,22 @@ class NGOptimizer(torch.optim.Optimizer):
         own_names = {id(tensor): name for name, tensor in self._named.items()}
         start = sum(len(group["params"]) for group in self.param_groups)
         return [
-            entry if isinstance(entry, tuple) else (own_names.get(id(entry), f"param.{start + i}"), entry)
+            entry if isinstance(entry, tuple) else (own_names.get(id(entry), generated(start + i)), entry)
             for i, entry in enumerate(params)
         ]
 
-    def _fit(self, also: Iterable[Tensor] = ()) -> None:
+    def _follow(self) -> None:
+        """Notice parameters that were exchanged in the groups."""
+        if not unchanged(self._members, self.param_groups):
+            self._named = follow(self._members, self.param_groups, self._named, self.state)
+            self._members = members_of(self.param_groups)
+            self._shares = None
+
+    def _fit(self, also: Iterable[Tensor] = (), strict: bool = False) -> None:
         """Share parameters out again, and give each one that is trained, or is in ``also``, the state that it needs."""
-        self._shares, off_graph = share_out(self.param_groups, self._graph, self._prefix, self._named, self._rule)
+        self._shares, off_graph = share_out(
+            self.param_groups, self._graph, self._prefix, self._named, self._rule, strict
+        )
         ids = {id(param) for param in also}
         for share in self._shares:
             blocks = {block.name: block for block in share.graph.blocks} if share.graph is not None else {}
@@ -276,18 +322,31 @@ class NGOptimizer(torch.optim.Optimizer):
                 "off graph", f"{listing(off_graph)}: not on the neural graph; these take the per-tensor rule."
             )
 
-    def _adopt(self, graph: NeuralGraph, prefix: str = "") -> None:
-        """Use a graph from now on."""
-        if self._saved_graph and (difference := explain_difference(self._saved_graph, fingerprint(graph), "digest")):
-            raise GraphMismatchError(f"The loaded state belongs to another model. Blocks of the graph {difference}.")
+    def _adopt(self, graph: NeuralGraph, prefix: str = "", strict: bool = False) -> None:
+        """Use a graph from now on. Unless ``strict``, this raises nothing: it may happen in the user's forward pass."""
+        self._follow()
         self._graph, self._prefix = graph, prefix
+        self._wrapper = wrapper_of(None) or self._wrapper  # the wrapper may be younger than this optimizer
         if self._listener is not None:
             self._listener.stop()
             self._listener = None
-        self._fit()
+        self._compare_with_saved_graph()
+        self._fit(strict=strict)
+
+    def _compare_with_saved_graph(self) -> None:
+        if self._saved_graph and self._graph is not None:
+            difference = explain_difference(self._saved_graph, fingerprint(self._graph), "digest")
+            if difference:
+                self._warn_once(
+                    "saved graph",
+                    f"The loaded state was saved on another graph ({difference}): state is kept where it fits, and "
+                    "starts anew elsewhere. A model whose branches depend on its inputs can be the reason; if that is "
+                    "not so, compare the models.",
+                )
 
     def _report(self, graph: NeuralGraph | None, prefix: str, error: Exception | None) -> None:
         """What the listener calls: with a graph, or with the reason why there is none."""
+        self._wrapper = wrapper_of(None) or self._wrapper
         if graph is not None:
             self._adopt(graph, prefix)
         elif error is not None:
@@ -314,10 +373,17 @@ class NGOptimizer(torch.optim.Optimizer):
     @_disable_dynamo
     def state_dict(self) -> dict[str, Any]:
         """The state: torch's two entries, and ``"ngopt"``. All of it tensors, numbers and strings."""
+        self._follow()
         graph = fingerprint(self._graph) if self._graph is not None else self._saved_graph
-        extra = Extra(self._rule, self._shapes(), graph, self.skipped_steps)
+        params = [param for group in self.param_groups for param in group["params"]]
+        extra = Extra(self._rule, self._shapes(), graph, layout_of(params, self.state), self.skipped_steps)
+
+        def complete(_: torch.optim.Optimizer, packed: dict[str, Any]) -> None:
+            packed["state"] = {number: packed["state"][number] for number in sorted(packed["state"])}
+            packed[ENTRY] = pack_extra(extra)
+
         # A hook of our own, called before the user's, so that theirs see the whole.
-        handle = self.register_state_dict_post_hook(lambda _, packed: packed.update({ENTRY: pack_extra(extra)}), True)
+        handle = self.register_state_dict_post_hook(complete, True)
         try:
             return super().state_dict()
         finally:
@@ -327,23 +393,26 @@ class NGOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; going on from it equals never having stopped, bit for bit.
 
-        The meta-parameters and the length of the run come with it. If the graph is not captured yet, it will be, from
-        the next forward pass.
+        The meta-parameters and the length of the run come with it; a ``total_steps`` that was given when this optimizer
+        was built wins, with a warning. If the graph is not captured yet, it will be, from the next forward pass.
 
         Args:
             state_dict: From `state_dict`, of an optimizer of the same model.
 
         Raises:
+            CheckpointError: The state is damaged, another optimizer's, or of another version; nothing was changed.
             GraphMismatchError: The state belongs to another model; nothing was changed.
         """
+        if not isinstance(state_dict, Mapping):
+            raise CheckpointError(f"A state must be a dict from state_dict(), not {type(state_dict).__name__}.")
+        self._follow()
         final: dict[str, Any] = {}
         extra: Extra | None = None
 
         def check(_: torch.optim.Optimizer, packed: dict[str, Any]) -> None:
             nonlocal extra
+            extra = check_state_dict(packed, self._shapes(), [group["params"] for group in self.param_groups])
             final.update(packed)
-            extra = unpack_extra(packed[ENTRY]) if ENTRY in packed else None
-            check_loadable(extra, self._shapes(), self._graph)
 
         names = [group["param_names"] for group in self.param_groups]
         handles = [
@@ -357,28 +426,39 @@ class NGOptimizer(torch.optim.Optimizer):
                 handle.remove()
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return {
-            name: tuple(param.shape)
-            for group in self.param_groups
-            for name, param in zip(group["param_names"], group["params"], strict=True)
-            if not is_lazy(param)
-        }
+        shapes: dict[str, tuple[int, ...]] = {}
+        for group in self.param_groups:
+            for name, param in zip(group["param_names"], group["params"], strict=True):
+                if not is_lazy(param):
+                    shapes[unique(name, shapes)] = tuple(param.shape)
+        return shapes
 
     def _take(self, final: dict[str, Any], extra: Extra | None, names: list[list[str]]) -> None:
         """Undo what torch's loading did to names and dtypes, and take over the rest of the state."""
         restore(self.state, self.param_groups, final)
+        saved = self.param_groups[0]["total_steps"]
+        given = saved if self._given_total_steps is None else self._given_total_steps
         for group, own_names in zip(self.param_groups, names, strict=True):
-            group["param_names"] = own_names
-            for option in _OPTIONS:
-                group.setdefault(option, self.defaults[option])
+            saved_names = group.get("param_names", own_names)  # real names are worth more than numbers
+            group["param_names"] = saved_names if all(map(is_generated, own_names)) else own_names
+            group["total_steps"] = given
+        self._members = members_of(self.param_groups)
+        if given != saved:
+            self._warn_once(
+                "total_steps",
+                f"total_steps={given} was given, and the loaded state says {saved}: the run goes on from step "
+                f"{self.param_groups[0]['step']} with total_steps={given}.",
+            )
         if extra is not None:
             self._rule, self.skipped_steps, self._saved_graph = extra.rule, extra.skipped_steps, extra.graph
         self._shares = None
+        self._compare_with_saved_graph()
         if self._graph is not None:
             self._fit()
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: hooks stay behind, and a copy that has no graph yet listens to the copied model."""
+        self._follow()
         awaiting = self._listener.model if self._listener is not None else None
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in _KEPT}, "_awaiting": awaiting}
 
@@ -389,4 +469,6 @@ class NGOptimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self._shares = None
         if copied:
+            self._wrapper = None
+            self._members = members_of(self.param_groups)
             self._listener = Listener(awaiting, self._report) if awaiting is not None else None

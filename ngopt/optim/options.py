@@ -3,26 +3,68 @@
 from __future__ import annotations
 
 import math
+import numbers
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ngopt.optim.config import DEFAULT_LR
+
 SCHEDULES = ("builtin", "user")
+LEFTOVER = 0.03  # an lr of at most this share of the default was meant for another optimizer
 
 _INSTEAD = {
     "capturable": "NGOptimizer reads step counts on the host and cannot be captured in a CUDA graph; leave it out",
     "differentiable": "to differentiate through steps, use the pure function ngopt.optim.update.update",
-    "foreach": "the step is batched over tensors already; leave it out",
-    "fused": "there is no fused kernel; leave it out",
 }
+# Options of other optimizers that factories and configurations pass along. They steer what the rule decides itself.
+WITHOUT_EFFECT = frozenset(
+    "adjust_lr_fn alpha amsgrad beta betas centered dampening decoupled_weight_decay eps etas foreach fused lambd "
+    "max_iter momentum momentum_decay nesterov ns_coefficients ns_steps rho".split()
+)
 
 
-def refuse_unsupported(**options: Any) -> None:
-    """Raise NotImplementedError for options of torch's optimizers that ngopt has not."""
-    for name, value in options.items():
-        if value:
-            raise NotImplementedError(f"NGOptimizer does not support {name}={value!r}: {_INSTEAD[name]}.")
+def refuse_unsupported(options: Mapping[str, Any]) -> None:
+    """Raise NotImplementedError for options of torch's optimizers that change what a step is, and ngopt has not."""
+    for name, instead in _INSTEAD.items():
+        if options.get(name):
+            raise NotImplementedError(f"NGOptimizer does not support {name}={options[name]!r}: {instead}.")
+
+
+def check_foreign(options: Mapping[str, Any]) -> str | None:
+    """What to say of options that belong to other optimizers, or None if there are none.
+
+    Raises:
+        TypeError: An option is not known at all.
+    """
+    unknown = sorted(set(options) - WITHOUT_EFFECT)
+    if unknown:
+        raise TypeError(f"NGOptimizer has no option {', '.join(unknown)}. See help(ngopt.NGOptimizer).")
+    given = sorted(name for name, value in options.items() if value is not None and value is not False)
+    return without_effect(given)
+
+
+def without_effect(names: Iterable[str]) -> str | None:
+    """A sentence on options of other optimizers, or None if there are none."""
+    names = sorted(names)
+    if not names:
+        return None
+    verb = "has" if len(names) == 1 else "have"
+    return f"{', '.join(names)} {verb} no effect on NGOptimizer: the rule decides itself what they steer elsewhere."
+
+
+def explain_leftover(groups: Iterable[Mapping[str, Any]]) -> str | None:
+    """What to say where the largest ``lr`` is surely one of another optimizer, or None."""
+    largest = max((float(group["lr"]) for group in groups), default=0.0)
+    if not 0.0 < largest <= LEFTOVER * DEFAULT_LR:
+        return None
+    return (
+        f"lr={largest:g} looks like a value for another optimizer. Here lr multiplies the rule's own step size: "
+        f"{DEFAULT_LR:g}, the default, suits most runs, and {largest:g} will barely train. Leave lr out, or set it in "
+        "optimizer.param_groups after construction if it is meant."
+    )
 
 
 def refuse_sharded(model: nn.Module | None) -> None:
@@ -46,20 +88,40 @@ def check_parameter(name: str, param: Any) -> None:
         raise TypeError(f"{name} has layout {param.layout}, not supported. Use a dense parameter.")
 
 
-def check_group(group: dict[str, Any]) -> None:
-    """Raise for an option of a parameter group that is out of range or not supported."""
-    refuse_unsupported(**{name: group.get(name) for name in _INSTEAD})
-    for name in ("lr", "weight_decay"):
-        value = group[name]
-        if isinstance(value, Tensor) and value.numel() != 1:
-            raise ValueError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}.")
-        if not (math.isfinite(float(value)) and float(value) >= 0.0):
-            raise ValueError(f"{name}={value!r} must be finite and not negative.")
-    total = group["total_steps"]
-    if total is not None and (isinstance(total, bool) or not isinstance(total, int) or total < 1):
-        raise ValueError(f"total_steps={total!r} must be a positive whole number, or None.")
+def checked_group(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter group with its options checked, and turned into plain Python numbers.
+
+    Raises:
+        TypeError: An option is of the wrong type.
+        ValueError: An option is out of range.
+        NotImplementedError: An option is not supported.
+    """
+    refuse_unsupported(group)
     if group["schedule"] not in SCHEDULES:
         raise ValueError(f"schedule={group['schedule']!r} must be one of {SCHEDULES}.")
+    checked = {name: checked_number(name, group[name]) for name in ("lr", "weight_decay")}
+    return {**group, **checked, "total_steps": checked_total_steps(group["total_steps"])}
+
+
+def checked_number(name: str, value: Any) -> float | Tensor:
+    """A finite number that is not negative: a float, or the one-element tensor that was given."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}.")
+    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}, but must be a number.")
+    if not (math.isfinite(float(value)) and float(value) >= 0.0):
+        raise ValueError(f"{name}={value!r} must be finite and not negative.")
+    return value if isinstance(value, Tensor) else float(value)
+
+
+def checked_total_steps(value: Any) -> int | None:
+    """A positive whole number, also as a float or a number of numpy; or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value).is_integer() or value < 1:
+        raise ValueError(f"total_steps={value!r} must be a positive whole number, or None.")
+    return int(float(value))
 
 
 def check_gradient(name: str, grad: Tensor) -> None:

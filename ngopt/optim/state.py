@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
 
-from ngopt.errors import GraphMismatchError
-from ngopt.graph.neural_graph import NeuralGraph
-from ngopt.optim.checkpoint import config_from_json, config_to_json
-from ngopt.optim.match import canonical_name, explain_difference, fingerprint, listing
+from ngopt.errors import CheckpointError
+from ngopt.optim.checkpoint import config_from_json, config_to_json, parse_json_object, rule_from_tensors
+from ngopt.optim.match import canonical_name, explain_difference, listing
+from ngopt.optim.names import generated, is_generated
 from ngopt.optim.update import ParamState, UpdateRule
 
 ENTRY = "ngopt"
-VERSION = 1
+VERSION = 2
+SHARED = ("total_steps", "schedule", "step")  # group entries that are the same in every group
+Layout = dict[int, dict[str, tuple[int, ...]]]  # place of a parameter -> entry of its state -> shape
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Extra:
     rule: UpdateRule
     shapes: dict[str, tuple[int, ...]]  # parameter name -> shape
     graph: dict[str, str]  # fingerprint of the graph, or empty
+    layout: Layout
     skipped_steps: int
 
 
@@ -35,30 +38,61 @@ def pack_extra(extra: Extra) -> dict[str, Any]:
         "version": VERSION,
         "config": config_to_json(extra.rule.config),
         "rule": {name: value.detach().cpu() for name, value in extra.rule.state_dict().items()},
-        "shapes": json.dumps({name: list(shape) for name, shape in extra.shapes.items()}),
+        "shapes": json.dumps(extra.shapes),
         "graph": json.dumps(extra.graph),
+        "layout": json.dumps(extra.layout),
         "skipped_steps": extra.skipped_steps,
     }
 
 
-def unpack_extra(packed: Mapping[str, Any]) -> Extra:
-    """Inverse of `pack_extra`.
+def unpack_extra(packed: Any) -> Extra:
+    """Inverse of `pack_extra`, everything checked.
 
     Raises:
-        GraphMismatchError: Written by another version, or its meta-parameters do not fit its settings.
-        CheckpointError: Its settings do not fit this version.
+        CheckpointError: Written by another version, or damaged; the message names the entry.
     """
+    if not isinstance(packed, Mapping):
+        raise CheckpointError(f"{ENTRY!r} must be a dict, not {type(packed).__name__}.")
     if packed.get("version") != VERSION:
-        raise GraphMismatchError(
+        raise CheckpointError(
             f"The state was saved in version {packed.get('version')!r} of ngopt's format; this ngopt reads {VERSION}."
         )
-    rule = UpdateRule(config_from_json(packed["config"])).to(next(iter(packed["rule"].values())).dtype)
-    try:
-        rule.load_state_dict(packed["rule"])
-    except RuntimeError as error:
-        raise GraphMismatchError(f"The saved meta-parameters do not fit their settings: {error}") from error
-    shapes = {name: tuple(shape) for name, shape in json.loads(packed["shapes"]).items()}
-    return Extra(rule.requires_grad_(False), shapes, json.loads(packed["graph"]), packed["skipped_steps"])
+    if missing := [field.name for field in fields(Extra) if field.name not in packed]:
+        raise CheckpointError(f"{ENTRY!r} has no {listing(missing)}.")
+    shapes, graph, layout = (parse_json_object(f"{ENTRY}.{key}", packed[key]) for key in ("shapes", "graph", "layout"))
+    skipped = packed["skipped_steps"]
+    if type(skipped) is not int or skipped < 0:
+        raise CheckpointError(f"{ENTRY}.skipped_steps={skipped!r} must be a whole number, not negative.")
+    if not all(isinstance(digest, str) for digest in graph.values()):
+        raise CheckpointError(f"{ENTRY}.graph must give a string for each block.")
+    if not all(isinstance(own, dict) and place.isdecimal() for place, own in layout.items()):
+        raise CheckpointError(f"{ENTRY}.layout must give the shapes of each parameter's state.")
+    config = config_from_json(packed.get("config"))  # pyright: ignore[reportArgumentType]
+    return Extra(
+        rule=rule_from_tensors(config, packed["rule"], f"{ENTRY}.rule").requires_grad_(False),
+        shapes={name: _shape(f"{ENTRY}.shapes", shape) for name, shape in shapes.items()},
+        graph=graph,
+        layout={
+            int(place): {key: _shape(f"{ENTRY}.layout", shape) for key, shape in own.items()}
+            for place, own in layout.items()
+        },
+        skipped_steps=skipped,
+    )
+
+
+def _shape(where: str, sizes: Any) -> tuple[int, ...]:
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise CheckpointError(f"{where}: {sizes!r} is not a shape.")
+    return tuple(sizes)
+
+
+def layout_of(params: Iterable[Tensor], state: Mapping[Tensor, Mapping[str, Any]]) -> Layout:
+    """Shapes of all state, by the place of its parameter."""
+    return {
+        place: {key: tuple(value.shape) for key, value in state[param].items() if isinstance(value, Tensor)}
+        for place, param in enumerate(params)
+        if param in state
+    }
 
 
 def same_parameters(saved: Mapping[str, tuple[int, ...]], here: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -66,9 +100,9 @@ def same_parameters(saved: Mapping[str, tuple[int, ...]], here: Mapping[str, tup
 
     Names that wrappers add do not count, nor do names where one of the two optimizers was given none.
     """
-    unnamed = any(all(name == f"param.{i}" for i, name in enumerate(table)) for table in (saved, here))
+    unnamed = any(all(map(is_generated, table)) for table in (saved, here))
     saved, here = (
-        {f"param.{i}" if unnamed else canonical_name(name): shape for i, (name, shape) in enumerate(table.items())}
+        {generated(i) if unnamed else canonical_name(name): shape for i, (name, shape) in enumerate(table.items())}
         for table in (saved, here)
     )
     difference = explain_difference(saved, here, "shape")
@@ -78,33 +112,18 @@ def same_parameters(saved: Mapping[str, tuple[int, ...]], here: Mapping[str, tup
 
 
 def fit_state(old: Mapping[str, Tensor], fresh: ParamState) -> ParamState:
-    """The fresh state with every entry of the old one that has its place there: dtype and device are the fresh one's.
+    """The old state in the form of the fresh one, in its dtype and on its device; the fresh one if it does not fit.
 
-    Loading casts state to the parameter's dtype, and a graph that arrives late adds entries; both end here.
+    Loading casts state to the parameter's dtype, a graph that arrives late adds entries, and a parameter that leaves
+    the graph loses some; all of them keep their averages. Where an average has no place any more, the others start anew
+    with it: counts and moments belong together.
     """
-    fitted = dict(fresh)
-    for name, value in fresh.items():
-        kept = old.get(name)
-        if isinstance(kept, Tensor) and kept.shape == value.shape:
-            fitted[name] = kept.detach().to(value.device, value.dtype, copy=True)
-    return fitted
-
-
-def check_loadable(extra: Extra | None, shapes: Mapping[str, tuple[int, ...]], graph: NeuralGraph | None) -> None:
-    """Check that a saved state belongs to these parameters and, where it is known already, to this graph.
-
-    A state without an entry of ours (torch.distributed.checkpoint keeps torch's two only) is taken at its word.
-
-    Raises:
-        GraphMismatchError: It does not; the message names what differs.
-    """
-    if extra is None:
-        return
-    difference = same_parameters(extra.shapes, shapes)
-    if difference is None and extra.graph and graph is not None:
-        difference = explain_difference(extra.graph, fingerprint(graph), "place on the graph")
-    if difference is not None:
-        raise GraphMismatchError(f"The state belongs to another model: {difference}. Load it into the same model.")
+    common = old.keys() & fresh.keys()
+    fits = (common == old.keys() or common == fresh.keys()) and all(old[k].shape == fresh[k].shape for k in common)
+    if not fits:
+        return fresh
+    kept = {key: old[key].detach().to(fresh[key].device, fresh[key].dtype, copy=True) for key in common}
+    return {**fresh, **kept}
 
 
 def restore(state: MutableMapping[Tensor, Any], groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> None:

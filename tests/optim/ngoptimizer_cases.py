@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import ngopt
 from ngopt.optim.config import UpdateConfig
-from ngopt.optim.update import UpdateRule
+from ngopt.optim.update import DEFAULT_LR, UpdateRule
 
 FEATURES, CLASSES, BATCH = 5, 3, 8
 
@@ -127,7 +127,7 @@ def graph_of(model: nn.Module, *_: object) -> ngopt.NeuralGraph:
 
 def _two_groups(model: nn.Module) -> ngopt.NGOptimizer:
     named = list(model.named_parameters())
-    groups = [{"params": named[:3], "lr": 0.05}, {"params": named[3:], "weight_decay": 0.1}]
+    groups = [{"params": named[:3], "lr": 0.7 * DEFAULT_LR}, {"params": named[3:], "weight_decay": 0.1}]
     return ngopt.NGOptimizer(groups, model=model, rule=lively_rule())
 
 
@@ -135,7 +135,7 @@ def _two_groups(model: nn.Module) -> ngopt.NGOptimizer:
 CONSTRUCTIONS: dict[str, Callable[[nn.Module], ngopt.NGOptimizer]] = {
     "model": lambda model: ngopt.NGOptimizer(model, rule=lively_rule()),
     "untrained": lambda model: ngopt.NGOptimizer(model),
-    "horizon": lambda model: ngopt.NGOptimizer(model, total_steps=60, weight_decay=0.01, rule=lively_rule()),
+    "horizon": lambda model: ngopt.NGOptimizer(model, total_steps=80, weight_decay=0.01, rule=lively_rule()),
     "inputs": lambda model: ngopt.NGOptimizer(
         model.parameters(), model=model, example_inputs=batch(0, next(model.parameters()).dtype)[0], rule=lively_rule()
     ),
@@ -145,7 +145,7 @@ CONSTRUCTIONS: dict[str, Callable[[nn.Module], ngopt.NGOptimizer]] = {
         rule=lively_rule(),
     ),
     "groups": _two_groups,
-    "user_schedule": lambda model: ngopt.NGOptimizer(model, lr=0.02, schedule="user", rule=lively_rule()),
+    "user_schedule": lambda model: ngopt.NGOptimizer(model, lr=0.3 * DEFAULT_LR, schedule="user", rule=lively_rule()),
     "ng_gnn": lambda model: ngopt.NGOptimizer(model, rule=lively_rule(scale=0.03, encoder="ng_gnn")),
     "ng_t": lambda model: ngopt.NGOptimizer(model, rule=lively_rule(scale=0.03, encoder="ng_t")),
     "no_graph": lambda model: ngopt.NGOptimizer(model, graph=False, rule=lively_rule()),

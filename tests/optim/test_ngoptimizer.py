@@ -12,7 +12,7 @@ from torch import nn
 import ngopt
 from ngopt.errors import GraphMismatchError
 from ngopt.optim import capture
-from ngopt.optim.update import UpdateRule
+from ngopt.optim.update import DEFAULT_LR, UpdateRule
 from tests.optim.ngoptimizer_cases import (
     BATCH,
     CLASSES,
@@ -342,7 +342,7 @@ def test_add_param_group_puts_a_layer_on_the_graph() -> None:
     before = weights(model)
     train(model, optimizer, range(2))
     assert differing(before, weights(model)) == ["0.weight", "0.bias"]
-    optimizer.add_param_group({"params": model[2].parameters(), "lr": 0.02})
+    optimizer.add_param_group({"params": model[2].parameters(), "lr": 0.3 * DEFAULT_LR})
     assert optimizer.param_groups[1]["param_names"] == ["2.weight", "2.bias"]
     assert optimizer.param_groups[1]["step"] == 2
     assert optimizer.state[model[2].weight].keys() == optimizer.state[model[0].weight].keys()
@@ -526,13 +526,19 @@ def test_nan_found_in_a_tensor_whose_norm_overflows() -> None:
     [
         ({"capturable": True}, NotImplementedError, "capturable=True"),
         ({"differentiable": True}, NotImplementedError, "ngopt.optim.update.update"),
-        ({"foreach": True}, NotImplementedError, "foreach=True"),
-        ({"fused": True}, NotImplementedError, "fused=True"),
+        ({"betta": 0.9}, TypeError, "no option betta"),
+        ({"lr": "0.02"}, TypeError, "lr='0.02' is a str, but must be a number"),
+        ({"lr": None}, TypeError, "lr=None is a NoneType"),
+        ({"lr": True}, TypeError, "lr=True is a bool"),
+        ({"lr": torch.ones(2)}, ValueError, r"lr must be one number, got a tensor of shape \(2,\)"),
         ({"lr": -1.0}, ValueError, "lr=-1.0"),
         ({"lr": float("nan")}, ValueError, "lr=nan"),
         ({"weight_decay": -0.1}, ValueError, "weight_decay=-0.1"),
         ({"total_steps": 0}, ValueError, "total_steps=0"),
         ({"total_steps": 1.5}, ValueError, "total_steps=1.5"),
+        ({"total_steps": True}, ValueError, "total_steps=True"),
+        ({"total_steps": "9"}, ValueError, "total_steps='9'"),
+        ({"total_steps": float("inf")}, ValueError, "total_steps=inf"),
         ({"schedule": "cosine"}, ValueError, "'builtin', 'user'"),
         ({"pretrained": "no-such"}, ngopt.errors.CheckpointError, "ngopt-base-untrained"),
     ],

@@ -97,7 +97,9 @@ def test_the_comparison_can_fail() -> None:
         state["param_groups"][0]["total_steps"] = None
 
     def forget_state(state: dict) -> None:
-        state["state"] = {}
+        for entries in state["state"].values():
+            for value in entries.values():
+                value.zero_()
 
     for forget in (forget_rule, forget_step, forget_horizon, forget_state):
         state = copy.deepcopy(saved)
@@ -233,14 +235,16 @@ def test_another_graph_with_the_same_parameters(captured: bool) -> None:
     train(model, optimizer, range(2))
     changed = other_activation()
     other = ngopt.NGOptimizer(changed)
+    state = optimizer.state_dict()
     if captured:
         changed(batch(0)[0])
-        with pytest.raises(GraphMismatchError, match=r"0\.weight"):
-            other.load_state_dict(optimizer.state_dict())
+        with pytest.warns(UserWarning, match=r"another graph.*0\.weight"):
+            other.load_state_dict(state)
     else:
-        other.load_state_dict(optimizer.state_dict())
-        with pytest.raises(GraphMismatchError, match=r"0\.weight"):
+        other.load_state_dict(state)
+        with pytest.warns(UserWarning, match=r"another graph.*0\.weight"):
             changed(batch(0)[0])
+    assert same(states(other), states(optimizer))  # all of it fits, whatever the activation
 
 
 def test_a_fingerprint_names_the_layer_that_changed() -> None:
@@ -272,7 +276,7 @@ def test_a_state_of_another_version() -> None:
     optimizer = ngopt.NGOptimizer(make_mlp())
     state = optimizer.state_dict()
     state["ngopt"]["version"] = 99
-    with pytest.raises(GraphMismatchError, match="version 99"):
+    with pytest.raises(CheckpointError, match="version 99"):
         optimizer.load_state_dict(state)
     state = optimizer.state_dict()
     state["ngopt"]["config"] = state["ngopt"]["config"].replace("momentum", "mometum")
@@ -283,7 +287,7 @@ def test_a_state_of_another_version() -> None:
 def test_another_number_of_groups() -> None:
     model = make_mlp()
     optimizer = ngopt.NGOptimizer([{"params": model[0].parameters()}, {"params": model[2].parameters()}], model=model)
-    with pytest.raises(ValueError, match="different number of parameter groups"):
+    with pytest.raises(CheckpointError, match="different number of parameter groups"):
         ngopt.NGOptimizer(model).load_state_dict(optimizer.state_dict())
 
 

@@ -1,0 +1,180 @@
+"""Check a state dict in full before anything is changed: what is loaded is right, or refused by name.
+
+Nothing in a file is taken at its word: kinds, numbers, shapes and values are checked, of torch's two entries as of
+ngopt's own. An optimizer that refuses a state is as it was before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from ngopt.errors import CheckpointError, GraphMismatchError
+from ngopt.optim.match import listing
+from ngopt.optim.options import checked_group
+from ngopt.optim.state import ENTRY, SHARED, Extra, same_parameters, unpack_extra
+
+OPTIONS = ("lr", "weight_decay", "maximize", "total_steps", "schedule", "step")
+LARGEST_STEP = 2**53  # counts are exact up to here
+_NOT_NEGATIVE = ("step", "second_moment", "square")
+
+
+def check_state_dict(
+    packed: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    params: Sequence[Sequence[Tensor]],
+) -> Extra | None:
+    """Check all of a state dict.
+
+    Args:
+        packed: The state dict.
+        shapes: Shapes of this optimizer's parameters by name, in the order of its groups.
+        params: This optimizer's parameters, group by group.
+
+    Returns:
+        ngopt's own entry; None where it is missing (torch.distributed.checkpoint keeps torch's two entries only).
+
+    Raises:
+        CheckpointError: The state is corrupt, foreign, or of another version; the message names the entry.
+        GraphMismatchError: The state belongs to another model.
+    """
+    groups = _check_form(packed)
+    _check_ours(packed, groups)
+    extra = unpack_extra(packed[ENTRY]) if ENTRY in packed else None
+    if extra is not None and (difference := same_parameters(extra.shapes, shapes)):
+        raise GraphMismatchError(f"The state belongs to another model: {difference}. Load it into the same model.")
+    numbers = _check_numbers(groups, [len(own) for own in params])
+    for index, group in enumerate(groups):
+        _check_options(f"param_groups[{index}]", group)
+    for option in SHARED:
+        if any(group[option] != groups[0][option] for group in groups):
+            raise CheckpointError(f"param_groups: {option} must be the same in all groups.")
+    by_number = dict(zip(numbers, (param for own in params for param in own), strict=True))
+    _check_state(packed["state"], by_number, extra)
+    return extra
+
+
+def _check_form(packed: Any) -> list[dict[str, Any]]:
+    """The groups, if all containers are what they must be."""
+    if not isinstance(packed, Mapping) or not {"state", "param_groups"} <= packed.keys():
+        raise CheckpointError("This is not the state_dict() of an optimizer: it has no 'state' and 'param_groups'.")
+    groups = packed["param_groups"]
+    if not isinstance(packed["state"], Mapping):
+        raise CheckpointError(f"state must be a dict, not {type(packed['state']).__name__}.")
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise CheckpointError("param_groups must be a list of dicts.")
+    for index, group in enumerate(groups):
+        params = group.get("params")
+        if not isinstance(params, list) or not all(_is_whole(number) for number in params):
+            raise CheckpointError(f"param_groups[{index}]['params'] must be a list of numbers of parameters.")
+    return groups
+
+
+def _check_ours(packed: Mapping[str, Any], groups: list[dict[str, Any]]) -> None:
+    """Refuse the state of another optimizer, and say how it was recognised."""
+    if ENTRY in packed or all(set(SHARED) <= group.keys() for group in groups):
+        return
+    foreign = sorted({str(key) for group in groups for key in group} - {"params", "param_names", *OPTIONS})
+    entries = sorted({str(key) for own in packed["state"].values() if isinstance(own, Mapping) for key in own})
+    raise CheckpointError(
+        f"The state belongs to another optimizer (group options {listing(foreign) or 'none'}; state "
+        f"{listing(entries) or 'none'}) and cannot be used by NGOptimizer. Leave it out: the new optimizer starts "
+        "from the weights as they are."
+    )
+
+
+def _check_numbers(groups: list[dict[str, Any]], sizes: Sequence[int]) -> list[int]:
+    """The numbers of all parameters, in order."""
+    if len(groups) != len(sizes):
+        raise CheckpointError(
+            f"The state has a different number of parameter groups: {len(groups)}, and this optimizer {len(sizes)}."
+        )
+    for index, (group, size) in enumerate(zip(groups, sizes, strict=True)):
+        if len(group["params"]) != size:
+            raise CheckpointError(f"param_groups[{index}] has {len(group['params'])} parameters, and {size} here.")
+        names = group.get("param_names", [""] * size)
+        if not isinstance(names, list) or len(names) != size or not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"param_groups[{index}]['param_names'] must be a list of {size} names.")
+    numbers = [number for group in groups for number in group["params"]]
+    if len(set(numbers)) != len(numbers):
+        raise CheckpointError("param_groups: a parameter is listed twice.")
+    return numbers
+
+
+def _check_options(where: str, group: dict[str, Any]) -> None:
+    if missing := [option for option in OPTIONS if option not in group]:
+        raise CheckpointError(f"{where} has no {listing(missing)}.")
+    try:
+        checked_group(group)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    if not isinstance(group["maximize"], bool):
+        raise CheckpointError(f"{where}['maximize']={group['maximize']!r} must be True or False.")
+    step = group["step"]
+    if not _is_whole(step) or not 0 <= step <= LARGEST_STEP:
+        raise CheckpointError(f"{where}['step']={step!r} must be a whole number, not negative.")
+    for key, value in group.items():
+        if isinstance(value, float) and not math.isfinite(value) and key not in OPTIONS:
+            raise CheckpointError(f"{where}[{key!r}]={value!r} is not finite.")
+
+
+def _check_state(state: Mapping[Any, Any], params: Mapping[int, Tensor], extra: Extra | None) -> None:
+    """State of every parameter: known, complete, of the shapes that were written, finite."""
+    if strangers := [key for key in state if not _is_whole(key) or key not in params]:
+        raise CheckpointError(f"state holds entries for unknown parameters: {listing(map(repr, strangers))}.")
+    for place, (number, param) in enumerate(params.items()):
+        entries = state.get(number, {})
+        where = f"state[{number}]"
+        if not isinstance(entries, Mapping):
+            raise CheckpointError(f"{where} must be a dict of tensors, not {type(entries).__name__}.")
+        for key, value in entries.items():
+            _check_entry(f"{where}[{key!r}]", key, value)
+        if extra is not None:
+            _check_layout(
+                where, {key: tuple(value.shape) for key, value in entries.items()}, extra.layout.get(place, {})
+            )
+        elif "momentum" in entries and not is_lazy(param) and entries["momentum"].shape != param.shape:
+            shapes = f"shape {tuple(entries['momentum'].shape)}, and the parameter {tuple(param.shape)}"
+            raise CheckpointError(f"{where}['momentum'] has {shapes}.")
+
+
+def _check_layout(where: str, found: Mapping[str, tuple], written: Mapping[str, tuple]) -> None:
+    for key in sorted(written.keys() | found.keys()):
+        if key not in found:
+            raise CheckpointError(f"{where} has lost its entry {key!r}.")
+        if key not in written:
+            raise CheckpointError(f"{where} has an entry {key!r} that was not there when it was saved.")
+        if found[key] != written[key]:
+            raise CheckpointError(f"{where}[{key!r}] has shape {found[key]}; {written[key]} was saved.")
+
+
+def _check_entry(where: str, key: Any, value: Any) -> None:
+    if not isinstance(key, str) or not isinstance(value, Tensor):
+        raise CheckpointError(f"{where} must be a tensor with a name, not {type(value).__name__}.")
+    if value.layout != torch.strided or value.is_complex() or value.is_meta:
+        raise CheckpointError(f"{where} must be a dense tensor of real numbers.")
+    if value.is_floating_point() and not is_finite(value):
+        raise CheckpointError(f"{where} holds NaN or infinity.")
+    if any(word in key for word in _NOT_NEGATIVE) and value.numel() and bool((value < 0).any()):
+        raise CheckpointError(f"{where} holds negative numbers.")
+    if key == "step" and (value.numel() != 1 or not float(value).is_integer()):
+        raise CheckpointError(f"{where} must be one whole number.")
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether a tensor holds no NaN and no infinity, in one pass and without a copy of its size."""
+    if value.numel() == 0:
+        return True
+    if value.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        value = value.float()
+    low, high = torch.aminmax(value.detach())
+    return math.isfinite(low.item()) and math.isfinite(high.item())
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
