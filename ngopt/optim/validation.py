@@ -70,8 +70,8 @@ def _check_form(packed: Any) -> list[dict[str, Any]]:
         raise CheckpointError("param_groups must be a list of dicts.")
     for index, group in enumerate(groups):
         params = group.get("params")
-        if not isinstance(params, list) or not all(_is_whole(number) for number in params):
-            raise CheckpointError(f"param_groups[{index}]['params'] must be a list of numbers of parameters.")
+        if not isinstance(params, list) or not all(map(_is_key, params)):
+            raise CheckpointError(f"param_groups[{index}]['params'] must be a list of numbers or names.")
     return groups
 
 
@@ -88,7 +88,7 @@ def _check_ours(packed: Mapping[str, Any], groups: list[dict[str, Any]]) -> None
     )
 
 
-def _check_numbers(groups: list[dict[str, Any]], sizes: Sequence[int]) -> list[int]:
+def _check_numbers(groups: list[dict[str, Any]], sizes: Sequence[int]) -> list[int | str]:
     """The numbers of all parameters, in order."""
     if len(groups) != len(sizes):
         raise CheckpointError(
@@ -123,13 +123,13 @@ def _check_options(where: str, group: dict[str, Any]) -> None:
             raise CheckpointError(f"{where}[{key!r}]={value!r} is not finite.")
 
 
-def _check_state(state: Mapping[Any, Any], params: Mapping[int, Tensor], extra: Extra | None) -> None:
+def _check_state(state: Mapping[Any, Any], params: Mapping[int | str, Tensor], extra: Extra | None) -> None:
     """State of every parameter: known, complete, of the shapes that were written, finite."""
-    if strangers := [key for key in state if not _is_whole(key) or key not in params]:
+    if strangers := [key for key in state if not _is_key(key) or key not in params]:
         raise CheckpointError(f"state holds entries for unknown parameters: {listing(map(repr, strangers))}.")
     for place, (number, param) in enumerate(params.items()):
         entries = state.get(number, {})
-        where = f"state[{number}]"
+        where = f"state[{number!r}]"
         if not isinstance(entries, Mapping):
             raise CheckpointError(f"{where} must be a dict of tensors, not {type(entries).__name__}.")
         for key, value in entries.items():
@@ -174,6 +174,11 @@ def is_finite(value: Tensor) -> bool:
         value = value.float()
     low, high = torch.aminmax(value.detach())
     return math.isfinite(low.item()) and math.isfinite(high.item())
+
+
+def _is_key(value: Any) -> bool:
+    """A parameter's number, or its name: torch.distributed.checkpoint has names."""
+    return _is_whole(value) or isinstance(value, str)
 
 
 def _is_whole(value: Any) -> bool:
