@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (the first time takes minutes) ..."
 	$(PIP) "pip>=25.1"
-	$(PIP) -c constraints.txt --group test --group benchmark --group dev -e ".[all]"
+	$(PIP) -c constraints.txt --group test --group benchmark --group docs --group dev -e ".[all]"
 	$(PIP) -c constraints.txt --no-deps torchvision timm # their dependencies would replace a CPU build of torch
 	@touch $@
 

@@ -1,7 +1,7 @@
 """Meta-train a learned optimizer.
 
-    python -m meta_train configs/quick.toml
-    torchrun --nproc-per-node 2 -m meta_train configs/base.toml      # the same weights, to the bit, sooner
+    python -m meta_train quick
+    torchrun --nproc-per-node 2 -m meta_train base      # the same weights, to the bit, sooner
 
 The run can be stopped at any moment; the same command goes on from its last state and ends with the same weights. It
 leaves `NAME.safetensors` for `ngopt.NGOptimizer(model, pretrained=...)`, with a model card, in its folder.
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from meta_train.card import make_card
-from meta_train.config import ConfigError, read_config
+from meta_train.config import ConfigError, read_config, shipped_configs
 from meta_train.folder import RunFolder, RunFolderError
 from meta_train.log import Log, draw_validation
 from meta_train.parallel import Processes
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m meta_train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", type=Path, help="TOML file; see configs/ and meta_train.config.RunConfig")
+    parser.add_argument("config", type=Path, help=f"{', '.join(shipped_configs())}, or a TOML file")
     parser.add_argument("--out", type=Path, help="folder of the run; default: runs/meta_train/NAME")
     parser.add_argument("--until", type=int, metavar="N", help="stop after N iterations in all, for now")
     parser.add_argument("--threads", type=int, default=1, help="of each process; default 1, which is the fastest")

@@ -19,6 +19,7 @@ except ModuleNotFoundError:  # Python 3.10
     with extra("train", "reading a config"):
         import tomli as tomllib
 
+CONFIGS = Path(__file__).parent / "configs"
 ESTIMATORS = ("backprop", "pes", "spsa")
 RULES = ("neural_graph", "feed_forward")
 
@@ -205,17 +206,27 @@ class RunConfig:
             )
 
 
+def shipped_configs() -> list[str]:
+    """Names of the configs that come with the package."""
+    return sorted(path.stem for path in CONFIGS.glob("*.toml"))
+
+
 def read_config(path: str | Path) -> RunConfig:
-    """Read a config.
+    """Read a config: a file, or the name of a shipped one.
 
     Raises:
         ConfigError: No such file, not TOML, an unknown entry, a missing one, or an impossible value.
     """
     path = Path(path)
+    if path.name in shipped_configs() and not path.exists():
+        path = CONFIGS / f"{path.name}.toml"
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"Cannot read the config {path}: {error.strerror}.") from error
+        known = ", ".join(shipped_configs())
+        raise ConfigError(
+            f"Cannot read the config {path}: {error.strerror}. Name a TOML file, or one of {known}."
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     return parse_config(values, str(path))

@@ -15,7 +15,11 @@ from meta_train.tasks.drawing import choice, example_of, integer
 from meta_train.tasks.mlp import ACTIVATIONS, INITS, dense, initialised
 from ngopt.extras import extra
 
-COLUMNS = {"diabetes": (10, 1), "linnerud": (3, 3)}  # table: columns to predict from, columns to predict
+COLUMNS = {
+    "diabetes": (10, 1),
+    "linnerud": (3, 3),
+    "iris": (4, 1),
+}  # table: columns to predict from, columns to predict
 
 
 @functools.lru_cache(maxsize=2)
@@ -28,7 +32,7 @@ def table(name: str) -> tuple[Tensor, Tensor]:  # float32 [row column], float32 
     with extra("train", "the tabular tasks"):
         from sklearn import datasets
 
-    bunch = {"diabetes": datasets.load_diabetes, "linnerud": datasets.load_linnerud}[name]()
+    bunch = getattr(datasets, f"load_{name}")()
     x, y = (torch.tensor(part, dtype=torch.float64).reshape(len(part), -1) for part in (bunch.data, bunch.target))
     x, y = ((part - part.mean(0)) / part.std(0, correction=0) for part in (x, y))
     return x.float(), y.float()
@@ -39,7 +43,7 @@ class Table:
     """Rows of a table, drawn with replacement.
 
     Attributes:
-        name: ``"diabetes"`` or ``"linnerud"``.
+        name: One of `COLUMNS`.
     """
 
     name: str

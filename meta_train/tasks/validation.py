@@ -15,6 +15,7 @@ from meta_train.tasks.base import Task, family
 from meta_train.tasks.drawing import choice
 from meta_train.tasks.images import CLASSES, Images
 from meta_train.tasks.mlp import dense
+from meta_train.tasks.tabular import Table
 from meta_train.tasks.vit import Patches
 
 
@@ -91,6 +92,17 @@ def validation_deep(generator: torch.Generator) -> Task:
         return nn.Sequential(nn.Flatten(), *dense(widths, activation))
 
     return _classifier("validation-deep", f"6x32 {activation}", build, "mnist", 8)
+
+
+@family("validation-table")
+def validation_table(generator: torch.Generator) -> Task:
+    """Four hidden layers of 24, tanh, on the irises of scikit-learn: the only one that needs no files."""
+    del generator
+
+    def build() -> nn.Module:
+        return nn.Sequential(*dense([4, *[24] * 4, 1], "tanh"))
+
+    return Task("validation-table 4x24 iris", "validation-table", build, Table("iris"), F.mse_loss, 32)
 
 
 class RowGRU(nn.Module):

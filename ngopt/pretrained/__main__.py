@@ -1,5 +1,6 @@
-"""Print the model card of a checkpoint, or write the shipped untrained one again.
+"""List the shipped checkpoints, print the model card of any, or write the untrained one again.
 
+python -m ngopt.pretrained
 python -m ngopt.pretrained ngopt-base
 python -m ngopt.pretrained --write-untrained
 """
@@ -10,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ngopt.optim.checkpoint import DEFAULT_PRETRAINED, SHIPPED, UNTRAINED, read_card, save_pretrained
+from ngopt.optim.checkpoint import DEFAULT_PRETRAINED, SHIPPED, UNTRAINED, read_card, save_pretrained, shipped
 from ngopt.optim.config import UpdateConfig
 from ngopt.optim.update import UpdateRule
 
@@ -28,17 +29,23 @@ UNTRAINED_CARD = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the shipped untrained checkpoint, or print the card of any checkpoint."""
+    """List the shipped checkpoints, print the card of one (or of a file), or write the untrained one again."""
     parser = argparse.ArgumentParser(prog="python -m ngopt.pretrained", description=main.__doc__)
-    parser.add_argument("name_or_path", nargs="?", help="print this checkpoint's model card")
+    parser.add_argument(
+        "name_or_path", nargs="?", help="print this checkpoint's model card; without it, list what is shipped"
+    )
     parser.add_argument("--write-untrained", metavar="DIR", nargs="?", const=str(SHIPPED), help="default: the package")
     arguments = parser.parse_args(argv)
     if arguments.write_untrained:
         target = Path(arguments.write_untrained) / (DEFAULT_PRETRAINED + UNTRAINED)
         print(save_pretrained(UpdateRule(UpdateConfig()), target, card=UNTRAINED_CARD))
-    else:
-        for key, value in read_card(arguments.name_or_path or DEFAULT_PRETRAINED).items():
+    elif arguments.name_or_path:
+        for key, value in read_card(arguments.name_or_path).items():
             print(f"{key}: {value}")
+    else:
+        for name in shipped():
+            default = ", the default" if name == DEFAULT_PRETRAINED else ""
+            print(f"{name}: {read_card(name)['status']}{default}")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from meta_train_cases import VALUES, config_of
 
-from meta_train.config import ConfigError, OuterConfig, SlotConfig, parse_config, read_config
+from meta_train.config import ConfigError, OuterConfig, SlotConfig, parse_config, read_config, shipped_configs
 from meta_train.rules import make_rule
 from meta_train.tasks import FAMILIES, TRAINING, VALIDATION
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
 MISTAKES = {
     "unknown entry": ({"itterations": 3}, "unknown entries itterations"),
     "unknown entry in a table": ({"outer": {"learning_rate": 0.1}}, r"outer: unknown entries learning_rate.*Known: lr"),
@@ -79,9 +78,18 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert read_config(path).iterations == 3
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_configs_of_the_repository(path: Path) -> None:
-    config = read_config(path)
+def test_shipped_configs_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_config("quick").name == "quick"
+    Path("quick").write_text(toml({"name": "mine", "iterations": 3}))  # a file of that name comes first
+    assert read_config("quick").name == "mine"
+    with pytest.raises(ConfigError, match=r"Cannot read the config quik: .* one of base, .*quick"):
+        read_config("quik")
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_configs_of_the_package(name: str) -> None:
+    config = read_config(name)
     drawn = {family for slot in config.slots for family in slot.families}
     assert drawn <= set(TRAINING), "meta-training draws from training families alone"
     assert set(config.evaluation.families) <= FAMILIES.keys() and set(config.evaluation.families) & set(VALIDATION)

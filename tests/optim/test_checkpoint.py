@@ -25,8 +25,6 @@ from ngopt.optim.update import UpdateRule
 from ngopt.pretrained.__main__ import main
 from tests.optim.ngoptimizer_cases import lively_rule
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
@@ -73,7 +71,7 @@ def test_the_shipped_checkpoints() -> None:
         assert (SHIPPED / f"{name}.safetensors").stat().st_size < 200_000
         card = read_card(name)
         assert card["status"] == ("untrained" if name.endswith("untrained") else "meta-trained")
-        config = ROOT / card["made_by"].split()[-1]
+        config = Path(card["made_by"].split()[-1]).stem
         assert name.endswith("untrained") or read_config(config).name == name
     assert ngopt.load_pretrained().config.neuron_gates and not ngopt.load_pretrained().neutral
     assert not ngopt.load_pretrained("ngopt-base-no-graph").config.neuron_gates
@@ -94,7 +92,7 @@ def test_writing_the_shipped_checkpoint_again(tmp_path: Path, capsys: pytest.Cap
     main(["ngopt-base-untrained"])
     assert "status: untrained" in capsys.readouterr().out
     main([])
-    assert "status: meta-trained" in capsys.readouterr().out
+    assert "ngopt-base: meta-trained, the default" in capsys.readouterr().out.splitlines()
 
 
 def test_the_command_runs() -> None:
