@@ -21,7 +21,7 @@ from ngopt.optim.state import ENTRY, SHARED, Extra, same_parameters, unpack_extr
 
 OPTIONS = ("lr", "weight_decay", "maximize", "total_steps", "schedule", "step")
 LARGEST_STEP = 2**53  # counts are exact up to here
-_NOT_NEGATIVE = ("step", "second_moment", "square")
+_NOT_NEGATIVE = ("step", "second_moment", "square", "initial_rms", "guard", "unit")
 
 
 def check_state_dict(
@@ -138,7 +138,7 @@ def _check_state(state: Mapping[Any, Any], params: Mapping[int | str, Tensor], e
             _check_layout(
                 where, {key: tuple(value.shape) for key, value in entries.items()}, extra.layout.get(place, {})
             )
-        elif "momentum" in entries and not is_lazy(param) and entries["momentum"].shape != param.shape:
+        elif "momentum" in entries and not is_lazy(param) and entries["momentum"].numel() != param.numel():
             shapes = f"shape {tuple(entries['momentum'].shape)}, and the parameter {tuple(param.shape)}"
             raise CheckpointError(f"{where}['momentum'] has {shapes}.")
 
@@ -160,8 +160,12 @@ def _check_entry(where: str, key: Any, value: Any) -> None:
         raise CheckpointError(f"{where} must be a dense tensor of real numbers.")
     if value.is_floating_point() and not is_finite(value):
         raise CheckpointError(f"{where} holds NaN or infinity.")
-    if any(word in key for word in _NOT_NEGATIVE) and value.numel() and bool((value < 0).any()):
+    diagonal = value.diagonal(dim1=-2, dim2=-1) if key.endswith("_factor") and value.dim() > 1 else None
+    positive = value if any(word in key for word in _NOT_NEGATIVE) else diagonal
+    if positive is not None and bool((positive < 0).any()):
         raise CheckpointError(f"{where} holds negative numbers.")
+    if key.endswith("_order") and not bool((value.sort(-1).values == torch.arange(value.shape[-1])).all()):
+        raise CheckpointError(f"{where} is not an order of neurons.")
     if key == "step" and (value.numel() != 1 or not float(value).is_integer()):
         raise CheckpointError(f"{where} must be one whole number.")
 
