@@ -15,16 +15,20 @@ COLOURS = {  # told apart by the colour-blind too; variants of one optimizer sha
     "Muon": "#3b7dd8",
     "ScheduleFree": "#009e73",
     "SOAP": "#cc79a7",
+    "Prodigy": "#7a5195",
     "feed-forward": "#56b4e9",
     "NGOptimizer": "#e4572e",
     "NGOptimizer-untrained": "#e4572e",
     "NGOptimizer-no-graph": "#e4572e",
+    "NGOptimizer-raw-shapes": "#f4a582",
+    "NGOptimizer-no-model": "#f4a582",
     "NGOptimizer-ng-gnn": "#8c2d04",
     "NGOptimizer-ng-t": "#8c2d04",
 }
 STYLES = {
     "NGOptimizer-untrained": "--",
     "NGOptimizer-no-graph": ":",
+    "NGOptimizer-no-model": "--",
     "NGOptimizer-ng-t": "--",
 }
 

@@ -155,6 +155,23 @@ def soap(model: nn.Module, total_steps: int, *, lr: float, schedule: str = "line
     return Rival([SOAP(model.parameters(), lr=lr, weight_decay=0.0)], SCHEDULES[schedule](total_steps))
 
 
+def prodigy(model: nn.Module, total_steps: int, *, lr: float = 1.0, schedule: str = "linear") -> Rival:
+    """Prodigy of the package ``pytorch_optimizer``, without weight decay: AdamW that finds its learning rate itself.
+
+    Bias correction and the safeguard against warm-up are on, as its authors advise for schedules like these.
+
+    Args:
+        model: To train.
+        total_steps: Length of the run.
+        lr: Factor on the step size that it finds; 1 is how it is meant.
+        schedule: Of `SCHEDULES`.
+    """
+    from pytorch_optimizer import Prodigy
+
+    optimizer = Prodigy(model.parameters(), lr=lr, bias_correction=True, safeguard_warmup=True, foreach=True)
+    return Rival([optimizer], SCHEDULES[schedule](total_steps))
+
+
 RIVALS: dict[str, Callable[..., Rival]] = {
     "SGD": sgd,
     "Adam": adam,
@@ -162,6 +179,7 @@ RIVALS: dict[str, Callable[..., Rival]] = {
     "Muon": muon,
     "ScheduleFree": schedule_free,
     "SOAP": soap,
+    "Prodigy": prodigy,
 }
 
 

@@ -3,61 +3,132 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import mean
 
-from benchmarks.learning_to_optimize.measures import steps_to
-from benchmarks.learning_to_optimize.optimizers import (
-    BASE,
-    BY_TRAIN_LOSS,
-    NGOPT,
-    NO_GRAPH,
-    UNTRAINED,
-    own_name,
-    row_name,
-)
-from benchmarks.learning_to_optimize.suite import TaskRuns, overall
+from benchmarks.common.rivals import RIVALS
+from benchmarks.learning_to_optimize.optimizers import BASE, NGOPT, NO_GRAPH, NO_MODEL, RAW_SHAPES, UNTRAINED, own_name
+from benchmarks.learning_to_optimize.suite import Overall, TaskRuns, overall, overall_time
 from benchmarks.learning_to_optimize.tasks import TASKS
 
-ACCURACIES = {"fm16": 89.5, "cifar-16-32-32": 70.5}  # percent
-SHARE_OF_STEPS = 0.70
-SPEED_UP = 2.0
-TARGET = "Muon"
+Suite = Sequence[TaskRuns]
+SPEED_UPS = {UNTRAINED: 2.6, NGOPT: 2.8}  # interquartile mean on the held-out suite
+BEST = "SOAP"  # the rival to beat
+WORST = 0.95
+LSTM = 1.5
+ACCURACIES = {"fm16": 89.6, "cifar-16-32-32": 71.0}  # percent
+LONG, LONG_TASKS = 5000, 3
+LARGE = 10_000  # parameters
+WITHOUT_MODEL = 0.9  # share of the interquartile mean with a graph
 NOT_RUN = "not run"
 
 
-def bars(suites: dict[int, Sequence[TaskRuns]], steps: int) -> list[tuple[str, str]]:
+def bars(suites: dict[int, Suite], steps: int) -> list[tuple[str, str]]:
     """Every bar in words, and what became of it.
 
     Args:
         suites: All stored runs by number of steps.
-        steps: The number that the bars are about, except the one about divergence, which is about all.
+        steps: The number that the bars are about, except those that name another.
     """
-    runs = {r.name: r for r in suites.get(steps, [])}
-    held_out = [r for r in runs.values() if r.settings["group"] == "held-out"]
+    short = suites.get(steps, [])
+    held_out, unseen = (_group(short, group) for group in ("held-out", "unseen"))
+    by_name = {runs.name: runs for runs in short}
     found = [
-        (f"{NGOPT}, untuned, has a test accuracy of at least {bar} % on {task}", _accuracy(runs.get(task), bar))
+        (f"{name}: speed-up over tuned {BASE} on the held-out suite at least {bar}", _speed(held_out, name, bar))
+        for name, bar in SPEED_UPS.items()
+    ]
+    found += [
+        (f"{name}: above tuned {BEST} on the {words} suite, intervals over seeds apart", _apart(some, name, BEST))
+        for name in (NGOPT, UNTRAINED)
+        for words, some in (("held-out", held_out), ("unseen", unseen))
+    ]
+    found += [
+        (f"{name}: speed-up on its worst task of the held-out suite at least {WORST}", _worst(held_out, name))
+        for name in (NGOPT, UNTRAINED)
+    ]
+    found.append((f"{NGOPT}: speed-up on lstm at least {LSTM}", _on_task(by_name.get("lstm"), LSTM)))
+    found += [
+        (f"{NGOPT}: test accuracy on {task} at least {bar} %", _accuracy(by_name.get(task), bar))
         for task, bar in ACCURACIES.items()
     ]
-    for task in ACCURACIES:
-        words = f"reaches tuned {TARGET}'s final training loss on {task}"
-        found.append((f"{words} within {SHARE_OF_STEPS:.0%} of the steps of its run", _within(runs.get(task))))
-        found.append((f"{words} in a run of {SHARE_OF_STEPS:.0%} of the steps", _shorter(runs.get(task))))
+    found += [
+        (f"{task}: rows of {NGOPT} and of tuned rivals", _rows(by_name.get(task)))
+        for task in ("cifar-32-64-64", "mlp20")
+    ]
     found.append(
-        (f"interquartile-mean speed-up over tuned AdamW, held-out suite, at least {SPEED_UP}", _speed(held_out))
+        (
+            f"{NGOPT}: at {LONG:,} steps ahead of {BASE} and {BEST}, tuned at {LONG:,}, on {LONG_TASKS} or more tasks",
+            _long(suites.get(LONG, [])),
+        )
     )
-    found.append(("the same over AdamW tuned on training loss", _speed(held_out, BASE + BY_TRAIN_LOSS)))
-    found.append(("no divergence in any run, whatever its length", _divergence(suites)))
+    large = [runs for runs in (*held_out, *unseen) if runs.settings["parameters"] > LARGE]
+    for words, some in ((f"tasks of more than {LARGE:,} parameters", large), ("the held-out suite", held_out)):
+        found.append((f"{NGOPT}: time to tuned {BASE}'s final loss over {BASE}'s, {words}, below 1", _time(some)))
+    found.append(
+        (
+            f"without a model, parameters alone: at least {WITHOUT_MODEL:.0%} of the speed-up with one, held-out suite",
+            _share(held_out, NO_MODEL, NGOPT),
+        )
+    )
     for better, worse, words in (
-        (NGOPT, UNTRAINED, "trained beats untrained on the held-out suite"),
-        (NGOPT, NO_GRAPH, "trained with the graph beats trained without it on the held-out suite"),
+        (NGOPT, UNTRAINED, "trained beats untrained"),
+        (NGOPT, NO_GRAPH, "trained with the graph beats trained without it"),
+        (UNTRAINED, RAW_SHAPES, "the rule in the graph's views beats the same rule in the tensors' own shapes"),
     ):
-        found.append((words, _beats(held_out, better, worse)))
+        found.append((f"{words}, held-out suite", _beats(held_out, better, worse)))
+    found.append((f"{NGOPT}: no divergence in any run, whatever its length", _divergence(suites)))
     return found
+
+
+def _group(suite: Suite, group: str) -> list[TaskRuns]:
+    return [runs for runs in suite if runs.settings["group"] == group]
 
 
 def _verdict(met: bool, number: str) -> str:
     return f"met ({number})" if met else f"missed ({number})"
+
+
+def _words(found: Overall) -> str:
+    low, high = found.seeds
+    return f"{found.value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _speed(suite: Suite, name: str, bar: float) -> str:
+    return _whole(suite, "held-out", [name], lambda found: (found[0].value >= bar, _words(found[0])))
+
+
+def _apart(suite: Suite, name: str, other: str) -> str:
+    group = suite[0].settings["group"] if suite else "unseen"
+    return _whole(
+        suite,
+        group,
+        [name, other],
+        lambda found: (found[0].seeds[0] > found[1].seeds[1], f"{_words(found[0])} against {_words(found[1])}"),
+    )
+
+
+def _worst(suite: Suite, name: str) -> str:
+    def judge(found: list[Overall]) -> tuple[bool, str]:
+        task, value = min(found[0].by_task.items(), key=lambda item: item[1])
+        return value >= WORST, f"{task}: {value:.2f}"
+
+    return _whole(suite, "held-out", [name], judge)
+
+
+def _whole(suite: Suite, group: str, names: Sequence[str], judge: Callable[[list[Overall]], tuple[bool, str]]) -> str:
+    """The verdict on tasks that all of these optimizers ran on; none while tasks of the group are missing."""
+    both = [runs for runs in suite if all(runs.speed_ups(name) for name in names)]
+    found = [some for name in names if (some := overall(both, name))]
+    if len(found) < len(names):
+        return NOT_RUN
+    met, number = judge(found)
+    missing = [t.name for t in TASKS.values() if t.group == group and t.name not in {runs.name for runs in both}]
+    return f"{NOT_RUN} on {', '.join(missing)}; {number} on the others" if missing else _verdict(met, number)
+
+
+def _on_task(runs: TaskRuns | None, bar: float) -> str:
+    speeds = runs.speed_ups(NGOPT) if runs else []
+    return _verdict(mean(speeds) >= bar, f"{mean(speeds):.2f}") if speeds else NOT_RUN
 
 
 def _accuracy(runs: TaskRuns | None, bar: float) -> str:
@@ -68,37 +139,49 @@ def _accuracy(runs: TaskRuns | None, bar: float) -> str:
     return _verdict(value >= bar, f"{value:.2f} %")
 
 
-def _within(runs: TaskRuns | None) -> str:
-    if runs is None or not runs.of(NGOPT) or not runs.of(TARGET):
-        return NOT_RUN
-    reached = [steps_to(row["curve"], runs.end(TARGET)) for row in runs.of(NGOPT)]
-    missing = sum(step is None for step in reached)
-    if missing:
-        return f"missed (not reached by {missing} of {len(reached)} runs)"
-    share = mean(step for step in reached if step is not None) / runs.steps
-    return _verdict(share <= SHARE_OF_STEPS, f"{share:.1%}")
+def _rows(runs: TaskRuns | None) -> str:
+    rivals = [name for name in RIVALS if runs and runs.of(name)]
+    if runs is None or not runs.of(NGOPT):
+        return NOT_RUN + (f"; rivals: {', '.join(rivals)}" if rivals else "")
+    return _verdict(bool(rivals), ", ".join(rivals) or "no rivals")
 
 
-def _shorter(runs: TaskRuns | None) -> str:
-    name = row_name(NGOPT, horizon_share=SHARE_OF_STEPS)
-    if runs is None or not runs.of(name) or not runs.of(TARGET):
-        return NOT_RUN
-    ours, theirs = runs.end(name), runs.end(TARGET)
-    return _verdict(ours <= theirs, f"{ours:.4g} against {theirs:.4g}")
+def _long(suite: Suite) -> str:
+    """Tasks on which both were tuned at so many steps."""
+
+    def tuned_here(runs: TaskRuns, name: str) -> bool:
+        rows = runs.of(name)
+        return bool(rows) and all(row["tuned_on"] == f"{runs.name} at {runs.steps} steps" for row in rows)
+
+    tuned = [runs for runs in suite if all(tuned_here(runs, name) for name in (BASE, BEST))]
+    both = [runs for runs in tuned if runs.of(NGOPT)]
+    if not both:
+        return NOT_RUN + (f"; rivals tuned on {', '.join(runs.name for runs in tuned)}" if tuned else "")
+    ours, soap = overall(both, NGOPT), overall(both, BEST)
+    assert ours is not None and soap is not None
+    ahead = ours.value > 1 and ours.value > soap.value
+    number = f"{_words(ours)} against {BEST}'s {_words(soap)} on {', '.join(runs.name for runs in both)}"
+    return _verdict(ahead and len(both) >= LONG_TASKS, number)
 
 
-def _speed(held_out: Sequence[TaskRuns], base: str = BASE) -> str:
-    found = overall(held_out, NGOPT, base)
+def _time(suite: Suite) -> str:
+    found = overall_time(suite, NGOPT)
     if found is None:
         return NOT_RUN
-    number = f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
-    missing = [t.name for t in TASKS.values() if t.group == "held-out" and t.name not in found.by_task]
-    if missing:
-        return f"{NOT_RUN} on {', '.join(missing)}; {number} on the others"
-    return _verdict(found.value >= SPEED_UP, number)
+    some = f", {len(found.by_task)} of {len(suite)} tasks" if len(found.by_task) < len(suite) else ""
+    return _verdict(found.value < 1, f"{_words(found)}, processor time{some}")
 
 
-def _divergence(suites: dict[int, Sequence[TaskRuns]]) -> str:
+def _share(suite: Suite, name: str, whole: str) -> str:
+    both = [runs for runs in suite if runs.speed_ups(name) and runs.speed_ups(whole)]
+    ours, theirs = overall(both, name), overall(both, whole)
+    if ours is None or theirs is None:
+        return NOT_RUN
+    number = f"{ours.value:.2f} of {theirs.value:.2f} with {whole}"
+    return _verdict(ours.value >= WITHOUT_MODEL * theirs.value, number)
+
+
+def _divergence(suites: dict[int, Suite]) -> str:
     rows = [(steps, r, row) for steps, some in suites.items() for r in some for row in r.rows]
     ours = [(steps, r, row) for steps, r, row in rows if own_name(row["optimizer"]) == NGOPT]
     if not ours:
@@ -108,8 +191,8 @@ def _divergence(suites: dict[int, Sequence[TaskRuns]]) -> str:
     return _verdict(not bad, ", ".join(bad) if bad else f"{len(ours)} runs of up to {longest:,} steps")
 
 
-def _beats(held_out: Sequence[TaskRuns], better: str, worse: str) -> str:
-    both = [runs for runs in held_out if runs.of(better) and runs.of(worse)]
+def _beats(suite: Suite, better: str, worse: str) -> str:
+    both = [runs for runs in suite if runs.of(better) and runs.of(worse)]
     first, second = overall(both, better), overall(both, worse)
     if first is None or second is None:
         return NOT_RUN

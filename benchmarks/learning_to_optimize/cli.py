@@ -1,4 +1,4 @@
-"""The commands: list, tune, run, report."""
+"""The commands: list, tune, run, cost, report."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from benchmarks.common.pages import PAGES
 from benchmarks.common.rivals import RIVALS
+from benchmarks.learning_to_optimize.costing import HORIZON, cost
 from benchmarks.learning_to_optimize.optimizers import LEARNED, NGOPT, available
-from benchmarks.learning_to_optimize.running import run
+from benchmarks.learning_to_optimize.running import maker, run, settings_of
 from benchmarks.learning_to_optimize.store import FOLDER
-from benchmarks.learning_to_optimize.tasks import TASKS, Task, choose
+from benchmarks.learning_to_optimize.tasks import GROUPS, TASKS, Task, choose
 from benchmarks.learning_to_optimize.tuning import TUNED_STEPS, score, short, tune
 from meta_train.data import DataMissingError
 
@@ -27,9 +29,10 @@ EPILOG = f"""examples:
   {PROGRAM} tune --task held-out                    # rivals on validation data; hours
   {PROGRAM} run --task fm16 --seeds 5               # rivals at their best, learned optimizers as they come
   {PROGRAM} run --task all --optimizer NGOptimizer
+  {PROGRAM} cost --task all                         # what a step costs, all optimizers in turns
   {PROGRAM} run --task fm16 --horizon-share 0.7     # NGOptimizer told to be done after 70 % of the steps
   {PROGRAM} report                                  # tables and pictures, from the stored rows alone
-All commands go on where they were stopped."""
+tune and run go on where they were stopped."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +70,8 @@ def work(arguments: argparse.Namespace, tasks: list[Task], names: list[str], com
     """Tune or run all pairs; what cannot be done is named, counted, and left out."""
     warm_up()
     failed = []
+    if arguments.command == "cost":
+        return measure_costs(tasks, names, command, arguments.results)
     pairs = [(task, name) for task in tasks for name in names]
     for task, name in tqdm(pairs, desc=arguments.command, disable=None if len(pairs) > 1 else True):
         try:
@@ -98,6 +103,25 @@ def work(arguments: argparse.Namespace, tasks: list[Task], names: list[str], com
     return int(bool(failed))
 
 
+def measure_costs(tasks: list[Task], names: list[str], command: Sequence[str], folder: Path) -> int:
+    """Time all optimizers on each task; those that were not tuned there are named and left out."""
+    failed = False
+    for task in tqdm(tasks, desc="cost", disable=None):
+        makers, settings = {}, {}
+        for name in names:
+            try:
+                if not too_large(task, name):
+                    settings[name], _ = settings_of(task, name, HORIZON, folder)
+                    makers[name] = maker(name, settings[name], HORIZON)
+            except FileNotFoundError as error:
+                tqdm.write(f"{task.name} {name}: {error}", file=sys.stderr)
+                failed = True
+        if makers:
+            for row in cost(task, makers, settings, command, folder):
+                tqdm.write(f"{task.name:18} {row['optimizer']:22} {row['cpu_ms_per_step']:8.3f} ms per step")
+    return int(failed)
+
+
 def too_large(task: Task, name: str) -> bool:
     """Whether a learned optimizer is for smaller networks only."""
     small_only = name in LEARNED and LEARNED[name].small_only
@@ -117,7 +141,7 @@ def choose_optimizers(arguments: argparse.Namespace) -> list[str]:
     if arguments.command == "run" and arguments.horizon_share != 1.0 and not arguments.optimizer:
         return [NGOPT]
     by_train_loss = arguments.tuned_by == "train"
-    words = arguments.optimizer or ["all" if arguments.command == "run" and not by_train_loss else "rivals"]
+    words = arguments.optimizer or ["all" if arguments.command != "tune" and not by_train_loss else "rivals"]
     groups = {
         "all": available(),
         "rivals": list(RIVALS),
@@ -155,10 +179,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="tasks and optimizers")
-    for name, words in (("tune", "tune rivals on validation data"), ("run", "final runs on the test data")):
+    for name, words in (
+        ("tune", "tune rivals on validation data"),
+        ("run", "final runs on the test data"),
+        ("cost", "what a step of every optimizer costs, in turns in one process"),
+    ):
         command = commands.add_parser(name, help=words, description=words)
         command.add_argument(
-            "--task", nargs="+", metavar="TASK", help=f"all, paper, held-out, or of {', '.join(TASKS)}"
+            "--task", nargs="+", metavar="TASK", help=f"all, {', '.join(GROUPS)}, or of {', '.join(TASKS)}"
         )
         command.add_argument("--optimizer", nargs="+", metavar="NAME", help="all, rivals, learned, or names; see list")
         command.add_argument("--steps", type=int, default=TUNED_STEPS)
@@ -180,5 +208,5 @@ def build_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("report", help="tables and pictures from the stored rows")
     command.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     command.add_argument("--images", type=Path, default=Path("docs/images"), help="folder for pictures")
-    command.add_argument("--pages", type=Path, nargs="*", default=[Path("docs/benchmarks.md")], help="pages to fill in")
+    command.add_argument("--pages", type=Path, nargs="*", default=list(PAGES), help="pages to fill in")
     return parser

@@ -4,6 +4,8 @@
    is at an edge, one more is added there, two at most.
 2. At the best learning rate: constant and cosine schedules, and changes of the other settings, one at a time; a
    constant schedule at one learning rate lower too.
+
+Prodigy is the rival that needs no tuning: its learning rate is 1, and only its schedule is chosen.
 """
 
 from __future__ import annotations
@@ -85,9 +87,10 @@ GRIDS: dict[str, Grid] = {
     ),
     "ScheduleFree": Grid((0.005, 0.01, 0.02, 0.05, 0.1), schedules=()),
     "SOAP": Grid((0.002, 0.005, 0.01, 0.02, 0.05)),
+    "Prodigy": Grid((1.0,), extensions=0),
 }
 
 
 def smoke(grid: Grid) -> Grid:
     """As little of a grid as still runs both stages."""
-    return Grid(grid.lrs[1:3], grid.fixed, (), grid.schedules[:1], False, grid.adam_share, extensions=0)
+    return Grid(grid.lrs[1:3] or grid.lrs, grid.fixed, (), grid.schedules[:1], False, grid.adam_share, extensions=0)

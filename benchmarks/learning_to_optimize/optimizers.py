@@ -23,9 +23,12 @@ from meta_train.rules import feed_forward
 from ngopt.optim.checkpoint import SHIPPED, SUFFIX
 
 BASE = "AdamW"  # speed-ups are over this one
+UNTUNED = "Prodigy"  # the rival whose learning rate nobody tunes
 NGOPT = "NGOptimizer"
 UNTRAINED = "NGOptimizer-untrained"
 NO_GRAPH = "NGOptimizer-no-graph"
+RAW_SHAPES = "NGOptimizer-raw-shapes"
+NO_MODEL = "NGOptimizer-no-model"
 HORIZON = " horizon "
 BY_TRAIN_LOSS = " by train loss"
 RECALIBRATION = 50  # batches for BatchNorm's statistics at averaged weights
@@ -78,7 +81,7 @@ def own_name(row_name: str) -> str:
 def title(row_name: str) -> str:
     """As tables and pictures call it."""
     own, share = own_name(row_name), row_name.partition(HORIZON)[2]
-    words = LEARNED[own].title if own in LEARNED else f"{own}, tuned"
+    words = LEARNED[own].title if own in LEARNED else f"{own}, {'schedule tuned' if own == UNTUNED else 'tuned'}"
     return words + (f", horizon {share}" if share else "") + (" on train loss" if BY_TRAIN_LOSS in row_name else "")
 
 
@@ -144,24 +147,36 @@ def _ngoptimizer(pretrained: str, model: nn.Module, total_steps: int) -> Steps:
     return ngopt.NGOptimizer(model, total_steps=total_steps, pretrained=pretrained)
 
 
+def _raw_shapes(pretrained: str, model: nn.Module, total_steps: int) -> Steps:
+    return ngopt.NGOptimizer(model, total_steps=total_steps, pretrained=pretrained, graph=False)
+
+
+def _no_model(pretrained: str, model: nn.Module, total_steps: int) -> Steps:
+    return ngopt.NGOptimizer(model.parameters(), total_steps=total_steps, pretrained=pretrained)
+
+
 def _feed_forward_settings() -> dict[str, Any]:
     return {"pretrained": feed_forward.SHIPPED.stem, "sha256": _sha256(feed_forward.SHIPPED)}
 
 
 # Without the graph: the same directions, but gates read off each tensor alone, trained that way with the same budget.
 # (`graph=False` would leave no learned gates at all: that is the untrained rule.)
-for name, words, pretrained, small in (
-    (NGOPT, "NGOptimizer", "ngopt-base", False),
-    (NO_GRAPH, "NGOptimizer, no graph", "ngopt-base-no-graph", False),
-    (UNTRAINED, "NGOptimizer, untrained", "ngopt-base-untrained", False),
-    ("NGOptimizer-ng-gnn", "NGOptimizer, NG-GNN", "ngopt-base-ng-gnn", True),
-    ("NGOptimizer-ng-t", "NGOptimizer, NG-T", "ngopt-base-ng-t", True),
+# Raw shapes: the untrained rule on every tensor as it is, no views or roles from the graph. No model: what a user gets
+# who passes parameters alone.
+for name, words, make, pretrained, small in (
+    (NGOPT, "NGOptimizer", _ngoptimizer, "ngopt-base", False),
+    (NO_MODEL, "NGOptimizer, no model", _no_model, "ngopt-base", False),
+    (NO_GRAPH, "NGOptimizer, no graph", _ngoptimizer, "ngopt-base-no-graph", False),
+    (UNTRAINED, "NGOptimizer, untrained", _ngoptimizer, "ngopt-base-untrained", False),
+    (RAW_SHAPES, "NGOptimizer, untrained, raw shapes", _raw_shapes, "ngopt-base-untrained", False),
+    ("NGOptimizer-ng-gnn", "NGOptimizer, NG-GNN", _ngoptimizer, "ngopt-base-ng-gnn", True),
+    ("NGOptimizer-ng-t", "NGOptimizer, NG-T", _ngoptimizer, "ngopt-base-ng-t", True),
 ):
     register(
         Learned(
             name,
             words,
-            partial(_ngoptimizer, pretrained),
+            partial(make, pretrained),
             partial(_checkpoint, pretrained),
             partial(_shipped, pretrained),
             small,

@@ -15,7 +15,7 @@ from benchmarks.learning_to_optimize.optimizers import LEARNED, row_name
 from benchmarks.learning_to_optimize.store import FOLDER, Row, rows_of, runs_path, store
 from benchmarks.learning_to_optimize.tasks import Task
 from benchmarks.learning_to_optimize.training import make_loop, outcome
-from benchmarks.learning_to_optimize.tuning import best_settings, file_settings
+from benchmarks.learning_to_optimize.tuning import best_settings, file_settings, others_left, pass_over
 
 KEY = ("optimizer", "seed")
 
@@ -33,6 +33,9 @@ def run(
 ) -> int:
     """Run the seeds of an optimizer whose rows are missing, or are of other settings.
 
+    Tuning sees one seed, and may choose settings at the edge of divergence. Where a run of a rival diverges, the grid
+    remembers, and the seeds are run with the next best settings: so often, then its divergence is its own.
+
     Args:
         task: To train.
         name: Of a rival or a learned optimizer.
@@ -46,16 +49,24 @@ def run(
     Returns:
         How many rows were made.
     """
-    settings, source = settings_of(task, name, steps, folder, by_train_loss)
     path, own_steps = runs_path(task.name, steps, folder), max(1, round(horizon_share * steps))
     label = row_name(name, horizon_share=horizon_share, by_train_loss=by_train_loss)
-    done = {row["seed"] for row in rows_of(path) if row["optimizer"] == label and row["settings"] == settings}
-    todo = [seed for seed in seeds if seed not in done]
-    for seed in todo:
-        head = {"optimizer": label, "seed": seed, "settings": settings, "tuned_on": source}
-        row = head | run_seed(task, label, maker(name, settings, own_steps), seed, own_steps)
-        store(path, row, KEY, file_settings(task, steps), command)
-    return len(todo)
+    made = 0
+    while True:
+        settings, source = settings_of(task, name, steps, folder, by_train_loss)
+        own = [row for row in rows_of(path) if row["optimizer"] == label and row["settings"] == settings]
+        diverged = any(row["diverged"] for row in own)
+        replaceable = name in RIVALS and others_left(task, name, steps, folder)
+        for seed in seeds:
+            if seed in {row["seed"] for row in own} or (diverged and replaceable):
+                continue
+            head = {"optimizer": label, "seed": seed, "settings": settings, "tuned_on": source}
+            row = head | run_seed(task, label, maker(name, settings, own_steps), seed, own_steps)
+            store(path, row, KEY, file_settings(task, steps), command)
+            diverged, made = diverged or row["diverged"], made + 1
+        if not (diverged and replaceable):
+            return made
+        pass_over(task, name, settings, steps, command, folder)
 
 
 def settings_of(

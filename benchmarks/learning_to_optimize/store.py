@@ -1,4 +1,4 @@
-"""Result files: one of runs and one of tuning per task and number of steps; rows are written as they come."""
+"""Result files: one of runs and one of tuning per task and number of steps, one of costs per task."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def tuning_path(task: str, steps: int, folder: Path = FOLDER) -> Path:
     return folder / f"{task}_{steps}_tuning.json"
 
 
+def cost_path(task: str, folder: Path = FOLDER) -> Path:
+    """Where the times of a task's optimizers are kept."""
+    return folder / f"{task}_cost.json"
+
+
 def rows_of(path: Path) -> list[Row]:
     """The rows of a file; none if it is not there."""
     return read_results(path)["rows"] if path.is_file() else []
@@ -31,8 +36,12 @@ def rows_of(path: Path) -> list[Row]:
 
 def store(path: Path, row: Row, key: Sequence[str], settings: dict[str, Any], command: Sequence[str]) -> None:
     """Put a row into a file, in the place of the one that has the same key; others may do so at the same time."""
-    stamped = {**row, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "on": origin()}
-    put_row(path, stamped, key, settings, command)
+    put_row(path, stamped(row), key, settings, command)
+
+
+def stamped(row: Row) -> Row:
+    """A row with when and on what it was made."""
+    return {**row, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "on": origin()}
 
 
 def origin() -> dict[str, Any]:

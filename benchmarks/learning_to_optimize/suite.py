@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
@@ -14,15 +14,21 @@ from benchmarks.common.results import read_results
 from benchmarks.common.rivals import RIVALS
 from benchmarks.learning_to_optimize.measures import (
     bootstrap,
+    bootstrap_groups,
     interquartile_mean,
     mean_curve,
     speed_up,
     steps_to,
 )
 from benchmarks.learning_to_optimize.optimizers import BASE, LEARNED, own_name
-from benchmarks.learning_to_optimize.store import FOLDER, Row
+from benchmarks.learning_to_optimize.store import FOLDER, Row, cost_path, rows_of
 from benchmarks.learning_to_optimize.tasks import GROUPS, TASKS
 
+FIRST_LOOKED_AT: dict[str, str | None] = {  # the day of the first run of a learned optimizer; None: not yet
+    "paper": "2026-11-21",
+    "held-out": "2026-11-21",  # often since, while starting rules were designed: it is no longer blind
+    "unseen": None,  # to be looked at once per released checkpoint, and never before one is chosen
+}
 ORDER = [*RIVALS, *reversed(LEARNED)]  # the one that this is all about comes last
 
 
@@ -33,10 +39,12 @@ class TaskRuns:
     Args:
         settings: Of the file.
         rows: Of all optimizers and seeds.
+        costs: What a step costs, a row per optimizer; see `costing`.
     """
 
     settings: dict[str, Any]
     rows: list[Row]
+    costs: list[Row] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -82,6 +90,22 @@ class TaskRuns:
             for row in self.of(name)
         ]
 
+    def time_ratios(self, name: str, base: str = BASE) -> list[float]:
+        """Processor time to tuned AdamW's final loss over AdamW's for its whole run, per seed; none without costs.
+
+        The ratio of the costs of a step, over the speed-up in steps; what comes once (the trace of the graph) is added.
+        Infinite for a run that diverged.
+        """
+        costs = {row["optimizer"]: row for row in self.costs}
+        own, theirs = costs.get(own_name(name)), costs.get(base)
+        if own is None or theirs is None:
+            return []
+        whole = theirs["cpu_ms_per_step"] * self.steps + theirs["once_ms"]
+        return [
+            (own["cpu_ms_per_step"] * self.steps / speed + own["once_ms"]) / whole if speed else math.inf
+            for speed in self.speed_ups(name, base)
+        ]
+
 
 def steps_and_seconds(row: Row, target: float) -> tuple[int, float] | None:
     """When a run first had a loss, in steps and in processor seconds (the trace of the graph included); None: never."""
@@ -102,13 +126,14 @@ def rank(name: str) -> tuple[int, str]:
 
 
 def read_suite(folder: Path = FOLDER) -> dict[int, list[TaskRuns]]:
-    """All stored runs by number of steps; files of tuning are left out."""
+    """All stored runs by number of steps."""
     suites: dict[int, list[TaskRuns]] = {}
     for path in sorted(folder.glob("*.json")):
         results = read_results(path)
         settings = results["settings"]
-        if not path.stem.endswith("_tuning") and settings["task"] in TASKS and results["rows"]:
-            suites.setdefault(settings["steps"], []).append(TaskRuns(settings, results["rows"]))
+        if not path.stem.endswith(("_tuning", "_cost")) and settings["task"] in TASKS and results["rows"]:
+            costs = rows_of(cost_path(settings["task"], folder))
+            suites.setdefault(settings["steps"], []).append(TaskRuns(settings, results["rows"], costs))
     known = list(TASKS)
     for some in suites.values():
         some.sort(key=lambda runs: (GROUPS.index(runs.settings["group"]), known.index(runs.name)))
@@ -117,24 +142,41 @@ def read_suite(folder: Path = FOLDER) -> dict[int, list[TaskRuns]]:
 
 @dataclass(frozen=True)
 class Overall:
-    """Speed-up over AdamW on a suite: interquartile mean over tasks, with an interval over seeds."""
+    """Interquartile mean over the tasks of a suite, each with the mean of its seeds; 95 % intervals.
+
+    Args:
+        value: Interquartile mean.
+        seeds: Interval over seeds: the tasks are these.
+        tasks: Interval over tasks and seeds: the tasks could have been others.
+        by_task: Mean over seeds.
+    """
 
     value: float
-    low: float
-    high: float
+    seeds: tuple[float, float]
+    tasks: tuple[float, float]
     by_task: dict[str, float]
 
 
 def overall(suite: Iterable[TaskRuns], name: str, base: str = BASE) -> Overall | None:
-    """An optimizer on those tasks of a suite that it has rows of; None if there are none."""
-    speeds = {runs.name: runs.speed_ups(name, base) for runs in suite}
-    speeds = {task: values for task, values in speeds.items() if values}
-    if not speeds:
+    """Speed-up of an optimizer over AdamW on those tasks that it has rows of; None if there are none."""
+    return summed_up({runs.name: runs.speed_ups(name, base) for runs in suite})
+
+
+def overall_time(suite: Iterable[TaskRuns], name: str, base: str = BASE) -> Overall | None:
+    """The same of `TaskRuns.time_ratios`."""
+    return summed_up({runs.name: runs.time_ratios(name, base) for runs in suite})
+
+
+def summed_up(values: dict[str, list[float]]) -> Overall | None:
+    """What the seeds of some tasks say together; tasks without values do not count."""
+    values = {task: some for task, some in values.items() if some}
+    if not values:
         return None
 
-    def statistic(groups: list) -> float:
-        return interquartile_mean([float(sum(group) / len(group)) for group in groups])
-
-    low, high = bootstrap(list(speeds.values()), statistic)
-    by_task = {task: mean(values) for task, values in speeds.items()}
-    return Overall(interquartile_mean(list(by_task.values())), low, high, by_task)
+    groups, by_task = list(values.values()), {task: mean(some) for task, some in values.items()}
+    return Overall(
+        float(interquartile_mean(list(by_task.values()))),
+        bootstrap(groups),
+        bootstrap_groups(groups),
+        by_task,
+    )

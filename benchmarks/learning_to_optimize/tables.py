@@ -9,12 +9,22 @@ from statistics import mean, stdev
 from benchmarks.common.rivals import RIVALS
 from benchmarks.learning_to_optimize.bars import bars
 from benchmarks.learning_to_optimize.measures import bootstrap
-from benchmarks.learning_to_optimize.optimizers import BASE, BY_TRAIN_LOSS, title
+from benchmarks.learning_to_optimize.optimizers import (
+    BASE,
+    BY_TRAIN_LOSS,
+    NGOPT,
+    NO_GRAPH,
+    NO_MODEL,
+    RAW_SHAPES,
+    UNTRAINED,
+    title,
+)
 from benchmarks.learning_to_optimize.suite import TaskRuns, overall, rank, steps_and_seconds
 from benchmarks.learning_to_optimize.tasks import GROUPS, TASKS
 from benchmarks.learning_to_optimize.tuning import short
 
 Suites = dict[int, Sequence[TaskRuns]]
+MAIN = (UNTRAINED, RAW_SHAPES, NO_GRAPH, NO_MODEL, NGOPT)  # learned optimizers that a whole table has
 
 
 def lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -37,7 +47,11 @@ def speed_table(suites: Suites) -> str:
                 continue
             names = sorted({name for runs in some for name in runs.names}, key=rank)
             totals = {name: overall(some, name) for name in names}
-            rows = [["**interquartile mean**", *(_total(totals[name], len(some)) for name in names)]]
+            rows = [
+                ["**interquartile mean**, interval over seeds", *(_total(totals[name], len(some)) for name in names)],
+                ["interval over tasks and seeds", *(_interval(totals[name]) for name in names)],
+                ["seeds", *(_seeds(some, name) for name in names)],
+            ]
             strict = {name: overall(some, name, BASE + BY_TRAIN_LOSS) for name in names}
             if any(strict.values()):
                 words = "the same over AdamW tuned on train loss"
@@ -46,14 +60,20 @@ def speed_table(suites: Suites) -> str:
                 rows.append([runs.name, *(_mean_or_blank(runs.speed_ups(name)) for name in names)])
             head = ["speed-up over tuned AdamW", *(title(name) for name in names)]
             parts.append(f"**{group}, {steps:,} steps**\n\n{lines(head, rows)}")
-            missing = [
-                task.name
-                for task in TASKS.values()
-                if task.group == group and task.name not in {runs.name for runs in some}
-            ]
-            if missing:
-                parts.append(f"Not run, or {BASE} diverged ({group}, {steps:,} steps): {', '.join(missing)}.")
+            parts.append(not_run(some, group, steps))
     return "\n\n".join(parts) or "Nothing was run yet."
+
+
+def not_run(suite: Sequence[TaskRuns], group: str, steps: int) -> str:
+    """Which tasks of a group, and which optimizers on the others, there are no rows of."""
+    there = {runs.name: set(runs.names) for runs in suite}
+    missing = [task.name for task in TASKS.values() if task.group == group and task.name not in there]
+    words = [f"any optimizer on {', '.join(missing)}"] if missing else []
+    for name in (*RIVALS, *MAIN):
+        without = [task for task, names in there.items() if name not in names]
+        if without:
+            words.append(title(name) + ("" if len(without) == len(there) else f" on {', '.join(without)}"))
+    return f"Not run ({group}, {steps:,} steps): {'; '.join(words) or 'nothing is missing'}."
 
 
 def task_tables(suites: Suites) -> str:
@@ -71,7 +91,7 @@ def task_table(runs: TaskRuns) -> str:
     for name in runs.names:
         own = runs.of(name)
         metrics = [row["metric"] for row in own if row["metric"] is not None]
-        low, high = bootstrap([metrics], lambda groups: float(groups[0].mean())) if metrics else (math.nan, math.nan)
+        low, high = bootstrap([metrics]) if metrics else (math.nan, math.nan)
         rows.append(
             [
                 title(name),
@@ -136,7 +156,16 @@ def _total(found, tasks: int) -> str:
     if found is None:
         return ""
     some = f" ({len(found.by_task)} of {tasks} tasks)" if len(found.by_task) < tasks else ""
-    return f"**{found.value:.2f}** [{found.low:.2f}, {found.high:.2f}]{some}"
+    return f"**{found.value:.2f}** [{found.seeds[0]:.2f}, {found.seeds[1]:.2f}]{some}"
+
+
+def _interval(found) -> str:
+    return "" if found is None else f"[{found.tasks[0]:.2f}, {found.tasks[1]:.2f}]"
+
+
+def _seeds(suite: Sequence[TaskRuns], name: str) -> str:
+    counts = sorted({len(runs.of(name)) for runs in suite} - {0})
+    return " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1])))) if counts else ""
 
 
 def _mean_or_blank(values: Sequence[float]) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.common.results import put_row
 from benchmarks.common.rivals import make_rival
 from benchmarks.learning_to_optimize.grid import GRIDS, Grid, Settings, neighbour, smoke
 from benchmarks.learning_to_optimize.store import FOLDER, Row, rows_of, store, tuning_path
@@ -13,6 +14,9 @@ from benchmarks.learning_to_optimize.tasks import TASKS, Task
 from benchmarks.learning_to_optimize.training import make_loop, outcome
 
 SEED = 0
+KEY = ("optimizer", "settings", "seed")
+LATER = "diverged_in_a_final_run"
+FURTHER = 3  # settings that are tried after some that diverged
 TUNED_STEPS = 1000  # of the settings that longer runs take over, unless they were tuned themselves
 
 
@@ -28,7 +32,7 @@ def tune(
         if _key(settings) not in known:
             row = {"optimizer": name, "stage": stage, "settings": settings, "seed": SEED}
             known[_key(settings)] = row = row | try_point(task, name, settings, steps)
-            store(path, row, ("optimizer", "settings", "seed"), file_settings(task, steps), command)
+            store(path, row, KEY, file_settings(task, steps), command)
         return known[_key(settings)]
 
     best = first_stage(grid, lambda lr: measure(grid.point(lr), 1))
@@ -58,14 +62,14 @@ def try_point(task: Task, name: str, settings: Settings, steps: int) -> Row:
 
 
 def score(row: Row) -> float:
-    """Loss on the validation part at the end; infinite for a run that diverged."""
+    """Loss on the validation part at the end; infinite for a run that diverged, or settings that did so later."""
     loss = row["evaluation_loss"]
-    return math.inf if row["diverged"] or loss is None else loss
+    return math.inf if row["diverged"] or row.get(LATER) or loss is None else loss
 
 
 def train_score(row: Row) -> float:
-    """Final training loss; infinite for a run that diverged."""
-    return math.inf if row["diverged"] or row["final_loss"] is None else row["final_loss"]
+    """Final training loss; infinite for a run that diverged, or settings that did so later."""
+    return math.inf if row["diverged"] or row.get(LATER) or row["final_loss"] is None else row["final_loss"]
 
 
 def best_settings(
@@ -83,18 +87,43 @@ def best_settings(
     Raises:
         FileNotFoundError: It was tuned neither at so many steps nor at `TUNED_STEPS`.
     """
-    source = TASKS[task.settings_of] if task.settings_of else task
-    for tuned_steps in (steps, TUNED_STEPS):
-        rows = [r for r in rows_of(tuning_path(source.name, tuned_steps, folder)) if r["optimizer"] == name]
-        if rows:
-            return min(rows, key=train_score if by_train_loss else score)[
-                "settings"
-            ], f"{source.name} at {tuned_steps} steps"
+    source, tuned_steps, rows = _grid(task, name, steps, folder)
+    if rows:
+        best = min(rows, key=train_score if by_train_loss else score)
+        return best["settings"], f"{source.name} at {tuned_steps} steps"
     raise FileNotFoundError(
         f"{name} was not tuned on {source.name}: there are no rows of it in "
         f"{tuning_path(source.name, steps, folder)}. Run python -m benchmarks.learning_to_optimize tune "
         f"--task {source.name} --optimizer {name} first."
     )
+
+
+def others_left(task: Task, name: str, steps: int, folder: Path = FOLDER) -> bool:
+    """Whether the best settings of a rival may give way to the next best, should they diverge in a final run."""
+    _, _, rows = _grid(task, name, steps, folder)
+    passed = sum(bool(row.get(LATER)) for row in rows)
+    return passed < FURTHER and sum(math.isfinite(score(row)) for row in rows) > 1
+
+
+def pass_over(
+    task: Task, name: str, settings: Settings, steps: int, command: Sequence[str], folder: Path = FOLDER
+) -> None:
+    """Note in the grid that settings diverged in a final run, so that they are chosen no more."""
+    source, tuned_steps, rows = _grid(task, name, steps, folder)
+    path = tuning_path(source.name, tuned_steps, folder)
+    for row in rows:
+        if row["settings"] == settings:
+            put_row(path, {**row, LATER: True}, KEY, file_settings(source, tuned_steps), command)
+
+
+def _grid(task: Task, name: str, steps: int, folder: Path) -> tuple[Task, int, list[Row]]:
+    """Which task and number of steps a rival's settings are from, and the rows of its grid; none: not tuned."""
+    source = TASKS[task.settings_of] if task.settings_of else task
+    for tuned_steps in (steps, TUNED_STEPS):
+        rows = [r for r in rows_of(tuning_path(source.name, tuned_steps, folder)) if r["optimizer"] == name]
+        if rows:
+            return source, tuned_steps, rows
+    return source, steps, []
 
 
 def file_settings(task: Task, steps: int) -> dict[str, object]:

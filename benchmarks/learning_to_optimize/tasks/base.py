@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from benchmarks.common.training import seed_everything
 
-Group = Literal["paper", "held-out"]
-GROUPS: tuple[Group, ...] = ("paper", "held-out")
+Group = Literal["paper", "held-out", "unseen"]
+GROUPS: tuple[Group, ...] = ("paper", "held-out", "unseen")
+SUITES: tuple[Group, ...] = ("held-out", "unseen")  # meta-training draws neither
 Part = tuple[Tensor, Tensor]  # inputs [n ...] and targets [n ...]
 EVALUATION_BATCH = 500
 
@@ -77,7 +78,8 @@ class Task:
 
     Args:
         name: As in the tables.
-        group: ``paper``: the setting of papers on learned optimizers; ``held-out``: never drawn by meta-training.
+        group: ``paper``: the setting of papers on learned optimizers; ``held-out``: never drawn by meta-training;
+            ``unseen``: the same, and kept from those who design the optimizer, see `suite.FIRST_LOOKED_AT`.
         about: A line for the tables.
         data_set: What ``load`` reads; parts of scikit-learn need no download.
         network: Makes the network, in whatever random state torch is.
@@ -85,6 +87,9 @@ class Task:
         batch_size: Examples per step.
         objective: Mean loss of outputs and targets.
         metric: Measured on the test part.
+        settings_of: Task whose tuned settings the rivals take over; "": its own.
+        residual: Mean loss of the network, inputs and targets, in the place of ``objective``, where a loss is more than
+            a function of the outputs.
     """
 
     name: str
@@ -96,7 +101,8 @@ class Task:
     batch_size: int
     objective: Callable[[Tensor, Tensor], Tensor] = cross_entropy
     metric: Metric = ACCURACY
-    settings_of: str = ""  # task whose tuned settings the rivals take over; "": its own
+    settings_of: str = ""
+    residual: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None
 
     def build(self, seed: int) -> nn.Module:
         """The network with initial weights of this seed; the same ones for every optimizer."""
@@ -109,6 +115,8 @@ class Task:
 
     def loss(self, model: nn.Module, batch: Part) -> Tensor:
         """Mean loss of a batch, a scalar."""
+        if self.residual is not None:
+            return self.residual(model, *batch)
         return self.objective(model(batch[0]), batch[1])
 
     @torch.no_grad()
@@ -120,7 +128,11 @@ class Task:
         for x, y in zip(part[0].split(EVALUATION_BATCH), part[1].split(EVALUATION_BATCH), strict=True):
             outputs = model(x)
             value, elements = self.metric.of(outputs, y)
-            loss += float(self.objective(outputs, y)) * len(y)
+            if self.residual is None:
+                loss += float(self.objective(outputs, y)) * len(y)
+            else:
+                with torch.enable_grad():
+                    loss += float(self.residual(model, x, y).detach()) * len(y)
             total += float(value)
             count += elements
         model.train(training)
