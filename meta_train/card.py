@@ -32,7 +32,7 @@ def make_card(config: RunConfig, progress: Progress, command: Sequence[str]) -> 
     horizons = [h for slot in config.slots for h in slot.horizon]
     return {
         "status": "meta-trained",
-        "kind": config.kind if config.rule.neuron_gates else f"{config.kind}, without the graph (per-tensor gates)",
+        "kind": config.kind if config.rule.messages else f"{config.kind}, without messages between neurons",
         "made_by": " && ".join([*([earlier["made_by"]] if earlier else []), " ".join(command)]),
         "tasks": ", ".join(families),
         "training_data": "; ".join(sorted(data)) + ". No test set, no CIFAR-10",

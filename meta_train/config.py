@@ -56,7 +56,7 @@ class SlotConfig:
     count: int = 16
     horizon: tuple[int, int] = (50, 150)
     steps: tuple[int, int] = (20, 60)
-    train: tuple[str, ...] = ("encoder", "directions")
+    train: tuple[str, ...] = ("encoder", "heads")
     offset: bool = True
     segment: int = 10
     damping: float = 0.9

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,29 @@ from meta_train.rules.base import LearnedRule, State
 from meta_train.theta import Theta
 from ngopt.errors import CheckpointError
 from ngopt.graph.neural_graph import NeuralGraph
-from ngopt.optim.basis import BASIS
 from ngopt.optim.checkpoint import save_pretrained
-from ngopt.optim.gates import TENSOR_FEATURES, Gates
+from ngopt.optim.controls import TENSOR_FEATURES
 from ngopt.optim.plan import plan_graph
 from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update
 
-GATE = 0.3  # a gate's move, relative to a log gain's
+EXPONENT = 0.5  # an exponent's move, relative to a log gain's
 
 
-class ShiftedGates:
-    """An `UpdateRule` whose gates of each tensor are shifted by given amounts.
+class ShiftedControls:
+    """An `UpdateRule` whose controls of each tensor are shifted by given amounts.
 
     Args:
         rule: The rule.
-        moves: By name, ``[BASIS + 1]``.
+        moves: By name, ``[control]``.
     """
 
     def __init__(self, rule: UpdateRule, moves: Mapping[str, Tensor]) -> None:
         self.rule, self.moves = rule, moves
         self.config, self.schedule = rule.config, rule.schedule
 
-    def gates(self, *given: Any) -> dict[str, Gates]:
-        """See `UpdateRule.gates`."""
-        found = self.rule.gates(*given)
-        return {name: replace(gates, tensor=gates.tensor + self.moves[name]) for name, gates in found.items()}
+    def controls(self, *given: Any) -> dict[str, Tensor]:
+        """See `UpdateRule.controls`."""
+        return {name: said + self.moves[name] for name, said in self.rule.controls(*given).items()}
 
 
 class NeuralGraphRule(LearnedRule):
@@ -67,48 +64,29 @@ class NeuralGraphRule(LearnedRule):
     def init_state(self, graph: NeuralGraph, name: str, weight: Tensor) -> dict[str, Tensor]:
         """See `ngopt.optim.update.init_state`."""
         config = self.inner.config
-        return init_state(weight, plan_graph(graph, config)[name].block, config)
+        return init_state(weight, plan_graph(graph, config)[name], config)
 
     def update(self, graph, weights, grads, state, *, step: int, total_steps: int, moves=None):
         """See `ngopt.optim.update.update`."""
-        rule = ShiftedGates(self.inner, moves) if moves else self.inner
+        rule = ShiftedControls(self.inner, moves) if moves else self.inner
         return update(rule, graph, weights, grads, state, step=step, total_steps=total_steps)
 
     def actions(self, state: State) -> dict[str, Tensor]:
-        """Gates of each tensor as a whole, and the logarithm of its gain; see `ngopt.optim.gates`."""
-        return {name: own["tensor_gates"] for name, own in state.items()}
+        """The logarithm of each tensor's gain, and its exponent; see `ngopt.optim.controls`."""
+        return {name: own["controls"] for name, own in state.items()}
 
     def action_scales(self) -> Tensor:
-        """A gate moves the step's direction by its value; a gain, its length by its exponential."""
-        return torch.tensor([GATE] * BASIS + [1.0])
+        """A gain moves a step's length by its exponential, an exponent by a power of the direction's size."""
+        return torch.tensor([1.0, EXPONENT])
 
     def parts(self) -> dict[str, Theta]:
-        """``encoder``; ``directions``: all gates; ``neurons``: those of neurons on the leading direction, which move
-        steps from neuron to neuron and nothing else; ``tensors``: those of whole tensors; ``gain``; ``schedule``.
-        """
-        parts: dict[str, Theta] = {k: {} for k in ("encoder", "directions", "neurons", "tensors", "gain", "schedule")}
+        """``encoder``; ``heads``, which read controls off it; ``schedule``."""
+        parts: dict[str, Theta] = {part: {} for part in ("encoder", "heads", "schedule")}
         for name, value in self.named_parameters():
-            if name.startswith("inner.encoder."):
-                parts["encoder"][name] = torch.ones_like(value)
-            elif name.startswith("inner.schedule."):
-                parts["schedule"][name] = torch.ones_like(value)
-            elif name.startswith(("inner.heads.tensor_out.", "inner.heads.tensor_direct.")):
-                parts["gain"][name] = torch.zeros_like(value)
-                parts["gain"][name][-1] = 1.0
-                parts["directions"][name] = 1.0 - parts["gain"][name]
-                parts["tensors"][name] = parts["directions"][name].clone()
-            else:
-                parts["directions"][name] = torch.ones_like(value)
-                if name.startswith("inner.heads.tensor_in."):  # gates and gain are read off this layer
-                    parts["gain"][name], parts["tensors"][name] = torch.ones_like(value), torch.ones_like(value)
-                else:
-                    parts["neurons"][name] = torch.zeros_like(value)
-                    parts["neurons"][name][::BASIS] = 1.0
-        if not self.inner.config.neuron_gates:  # embeddings are zero: PES would move by noise what reads or makes them
-            for part in ("directions", "tensors", "gain"):
-                parts[part]["inner.heads.tensor_in.weight"][:, TENSOR_FEATURES:] = 0.0
-            sides = [parts["directions"][f"inner.heads.{side}.weight"] for side in ("row", "col")]
-            for mask in (*sides, *parts["neurons"].values(), *parts["encoder"].values()):
+            parts[name.split(".")[1]][name] = torch.ones_like(value)
+        if not self.inner.config.messages:  # embeddings are zero: PES would move by noise what reads or makes them
+            parts["heads"]["inner.heads.hidden.weight"][:, TENSOR_FEATURES:] = 0.0
+            for mask in parts["encoder"].values():
                 mask.zero_()
         return parts
 
@@ -133,17 +111,11 @@ class NeuralGraphRule(LearnedRule):
             }
 
     def statistics(self, state: State) -> dict[str, float]:
-        """Mean gate of each direction and mean log gain, over tensors; spread of the gates over neurons."""
-        tensors = torch.cat([own["tensor_gates"].reshape(-1, BASIS + 1) for own in state.values()])
-        found = {f"tensor gate {k}": float(mean) for k, mean in enumerate(tensors[:, :BASIS].mean(0))}
-        found |= {"log gain": float(tensors[:, BASIS].mean()), "log gain, spread": float(tensors[:, BASIS].std())}
-        for side in ("row", "col"):
-            gates = [
-                own[f"{side}_gates"].std(dim=-1, correction=0).mean()
-                for own in state.values()
-                if f"{side}_gates" in own
-            ]
-            found[f"{side} gates, spread over neurons"] = float(torch.stack(gates).nanmean())
+        """Mean and spread of the controls over tensors."""
+        found = {}
+        for k, name in enumerate(("log gain", "exponent")):
+            values = torch.cat([own["controls"][..., k].flatten() for own in state.values()])
+            found |= {name: float(values.mean()), f"{name}, spread": float(values.std())}
         return found
 
     def save(self, theta: Theta, path: Path, card: Mapping[str, Any]) -> None:
@@ -153,13 +125,7 @@ class NeuralGraphRule(LearnedRule):
         save_pretrained(rule.inner, path, card=card)
 
 
-READOUTS = (
-    "inner.heads.row.",
-    "inner.heads.col.",
-    "inner.heads.tensor_out.",
-    "inner.heads.tensor_direct.",
-    "inner.schedule.",
-)
+READOUTS = ("inner.heads.read.", "inner.heads.direct.", "inner.schedule.")
 
 
 def _is_readout(name: str) -> bool:

@@ -23,12 +23,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ngopt.errors import CheckpointError
-from ngopt.optim.config import OrthogonalConfig, UpdateConfig
+from ngopt.optim.config import UpdateConfig
 from ngopt.optim.update import UpdateRule
 
 ENTRY = "ngopt"  # of the safetensors metadata
 FORMAT = "ngopt-rule"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: the rule before it led with SOAP's direction
 DEFAULT_PRETRAINED = "ngopt-base"
 SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"
 SUFFIX = ".safetensors"
@@ -168,13 +168,12 @@ def rule_from_tensors(
 
 def _config_from_values(values: Any, source: str | os.PathLike) -> UpdateConfig:
     try:
-        orthogonal = values.get("orthogonal") if isinstance(values, dict) else None
-        return _build(UpdateConfig, values, {"orthogonal": _build(OrthogonalConfig, orthogonal, {})})
+        return _build(UpdateConfig, values)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: the settings do not fit this version of ngopt: {error}") from error
 
 
-def _build(cls: type, values: Any, parsed: dict[str, Any]) -> Any:
+def _build(cls: type, values: Any) -> Any:
     """A config dataclass from exactly its fields, every value of the type of the field's default."""
     if not isinstance(values, dict):
         raise TypeError(f"{cls.__name__} must be a JSON object, not {values!r}")
@@ -183,9 +182,9 @@ def _build(cls: type, values: Any, parsed: dict[str, Any]) -> Any:
         raise ValueError(f"fields {sorted(values.keys() ^ defaults.keys())} are missing or unknown in {cls.__name__}")
     for name, default in defaults.items():
         whole = type(default) is float and type(values[name]) is int  # 1 where 1.0 is meant
-        if name not in parsed and type(values[name]) is not type(default) and not whole:
+        if type(values[name]) is not type(default) and not whole:
             raise TypeError(f"{cls.__name__}.{name} must be {type(default).__name__}, not {values[name]!r}")
-    return cls(**{**values, **parsed})
+    return cls(**values)
 
 
 def _locate(name_or_path: str | os.PathLike) -> Path:

@@ -3,35 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-DEFAULT_LR = 0.07
+DEFAULT_LR = 1.0  # `lr` is a multiple of the rule's own step size
 ENCODERS = ("neuron_mp", "ng_gnn", "ng_t")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OrthogonalConfig:
-    """How the momentum is orthogonalised; see `ngopt.optim.orthogonal`.
-
-    Attributes:
-        rounds: Newton-Schulz rounds (2 to 6), each one odd polynomial of degree five.
-        reduced_precision: Do the rounds of large float32 matrices in bfloat16 where the machine has that natively.
-        large: Smallest side from which a matrix counts as large.
-        degenerate: Matrices with a side of at most this are left to the Adam-like direction.
-    """
-
-    rounds: int = 3
-    reduced_precision: bool = True
-    large: int = 128
-    degenerate: int = 1
-
-    def __post_init__(self) -> None:
-        """Reject settings that cannot work."""
-        if self.rounds not in range(2, 7):
-            raise ValueError(f"rounds={self.rounds!r} must be 2, 3, 4, 5 or 6.")
-        for name in ("large", "degenerate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +14,25 @@ class UpdateConfig:
     """Settings of `ngopt.optim.update.update`. All are JSON values, so that a checkpoint can hold them.
 
     Attributes:
+        step_size: Step at ``lr=1``: the root mean square of a matrix's step times the root of its fan-in, at most.
         momentum: Decay of the momentum.
-        second_moment: Decay of the squared gradient.
-        orthogonal: How the momentum is orthogonalised.
-        output_scale: Factor on the step of weights that write to the network's outputs.
-        vector_scale: Step of biases, norm scales, embeddings and tables, relative to the learning rate.
-        horizon_power: Steps grow as runs get shorter, by this power of their length.
+        second_moment: Decay of squared gradients, and of the factors that bases are read off.
+        vector_scale: Step of biases and norm scales, and least one of embeddings and tables, relative to that of
+            matrices.
+        horizon_power: Steps shrink as runs get longer than 1,000 steps, by this power of their length.
+        decay_power: The built-in schedule falls to zero like this power of what is left of the run.
         warmup_steps: Steps over which the built-in schedule rises to one.
-        dense_steps: The gates are refreshed in every one of the first so many steps.
-        refresh_every: And then every so many steps.
+        spike: A gradient counts with at most so many times its usual root mean square.
+        largest_side: Sides of matrices with more entries are split into blocks of at most so many,
+        small_side: and so are sides with more than this many entries, and more than the matrix has on all other sides.
+        bases_every: Bases follow the gradients in every so many steps.
+        tie_break: Size of the term that decides on the basis where gradients do not, relative to their mean square.
+        controls_every: What the rule says of each tensor is computed anew in every so many steps,
+        dense_steps: and in every one of the first so many.
         encoder: ``"neuron_mp"``; or ``"ng_gnn"``, ``"ng_t"``, which embed every weight: for small networks.
-        neuron_gates: Read gates off neuron embeddings; otherwise off each tensor alone (the graph ablation).
-        gate_bound: Largest deviation that each of the tensor, row and column gates can learn.
-        gain_bound: Largest logarithm of the per-tensor gain.
+        messages: Read neuron embeddings; otherwise only what is known of each tensor alone (the graph ablation).
+        gain_bound: Largest logarithm of a tensor's gain.
+        exponent_bound: Largest exponent to which a direction is normalised.
         schedule_bound: Largest logarithm of the learned schedule factor.
         embedding: Width of the node embeddings.
         message: Width of the messages; of edge embeddings with ``"ng_gnn"`` and ``"ng_t"``.
@@ -59,19 +40,24 @@ class UpdateConfig:
         seed: Seed of the initial meta-parameters.
     """
 
+    step_size: float = 0.08
     momentum: float = 0.9
-    second_moment: float = 0.99
-    orthogonal: OrthogonalConfig = field(default_factory=OrthogonalConfig)
-    output_scale: float = 0.5
-    vector_scale: float = 0.08
+    second_moment: float = 0.95
+    vector_scale: float = 0.16
     horizon_power: float = 0.0
+    decay_power: float = 1.0
     warmup_steps: int = 20
+    spike: float = 10.0
+    largest_side: int = 256
+    small_side: int = 32
+    bases_every: int = 10
+    tie_break: float = 1e-4
+    controls_every: int = 10
     dense_steps: int = 30
-    refresh_every: int = 10
     encoder: str = "neuron_mp"
-    neuron_gates: bool = True
-    gate_bound: float = 0.5
-    gain_bound: float = 0.3
+    messages: bool = True
+    gain_bound: float = 1.1
+    exponent_bound: float = 1.0
     schedule_bound: float = 0.5
     embedding: int = 16
     message: int = 8
@@ -83,18 +69,19 @@ class UpdateConfig:
         for name in ("momentum", "second_moment"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name}={getattr(self, name)!r} must lie in [0, 1).")
-        for name in ("output_scale", "vector_scale", "horizon_power", "gate_bound", "gain_bound", "schedule_bound"):
+        for name in (
+            *("step_size", "vector_scale", "horizon_power", "decay_power", "tie_break"),
+            *("gain_bound", "exponent_bound", "schedule_bound"),
+        ):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0.0):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be finite and not negative.")
+        if not self.spike > 1.0:
+            raise ValueError(f"spike={self.spike!r} must be greater than one.")
         if self.encoder not in ENCODERS:
             raise ValueError(f"encoder={self.encoder!r} must be one of {', '.join(ENCODERS)}.")
         for name, low in (
-            ("warmup_steps", 0),
-            ("dense_steps", 1),
-            ("refresh_every", 1),
-            ("embedding", 1),
-            ("message", 1),
-            ("message_rounds", 0),
+            *(("warmup_steps", 0), ("largest_side", 1), ("small_side", 1), ("bases_every", 1)),
+            *(("controls_every", 1), ("dense_steps", 1), ("embedding", 1), ("message", 1), ("message_rounds", 0)),
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least {low}.")

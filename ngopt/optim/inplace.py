@@ -1,4 +1,4 @@
-"""The update in place: what `ngopt.optim.update.update` computes, in few passes over memory and few kernels."""
+"""The update in place: what `ngopt.optim.update.update` computes, on stacks of equal parameters and in few kernels."""
 
 # pyright: reportPrivateImportUsage=false
 # (torch's own optimizers are built on torch._foreach_*, and there is no public name for it)
@@ -10,18 +10,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ngopt.encoder.features import row_and_column_sums
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.config import DEFAULT_LR, UpdateConfig
-from ngopt.optim.gates import Gates
-from ngopt.optim.item import Item
-from ngopt.optim.plan import in_state_dtype, option, plan_all
-from ngopt.optim.rule import ParamState, UpdateRule
-from ngopt.optim.schedule import horizon_factor, is_refresh, warmup_and_decay
-from ngopt.optim.step_large import step_large_
-from ngopt.optim.step_small import step_packed_
-
-SMALL = 2**16  # parameters of at most so many entries are packed
+from ngopt.optim.controls import CONTROLS, EXPONENT, FLOOR, LOG_GAIN
+from ngopt.optim.direction import ParamState, accumulate, direction, next_unit, rms
+from ngopt.optim.guard import guard_of
+from ngopt.optim.plan import plan_all
+from ngopt.optim.rule import UpdateRule
+from ngopt.optim.schedule import Schedule, is_refresh
+from ngopt.optim.stack import Stack, join, stacks_of
 
 
 @torch.no_grad()
@@ -40,54 +37,86 @@ def update_(
 ) -> None:
     """One step, written into ``weights`` and ``state``. Arguments as in `ngopt.optim.update.update`."""
     config, neutral = rule.config, rule.neutral
-    gradients = in_state_dtype(grads, state)
-    plans = plan_all(graph, gradients, config)
-    factor = 1.0
-    if scheduled:
-        factor = warmup_and_decay(step, total_steps, config.warmup_steps)
-        factor *= horizon_factor(total_steps, config.horizon_power) * float(rule.schedule(step, total_steps))
-    items = []
-    for name, plan in plans.items():
-        rate = option(lr, name) * factor
-        gates = None if neutral else Gates.cached(state[name])
-        decay = 1.0 - rate * option(weight_decay, name)
-        items.append(Item(plan, weights[name], gradients[name], state[name], rate, decay, gates))
-    if not items:
+    gradients = {name: g.to(state[name]["momentum"].dtype) for name, g in grads.items() if g is not None}
+    if not gradients:
         return
-    accumulate_(items, config)
+    plans = plan_all(graph, gradients, config)
+    stacks = stacks_of(plans, gradients, state, lr, weight_decay)
+    if any(stack.count == 1 for stack in stacks):
+        guard = guard_of(graph, weights, state, config)
+        for stack in stacks:
+            if stack.count == 1:
+                join(stack.states, "guard").copy_(guard)
+    for alike in _by_place(stacks):
+        _accumulate_(alike, gradients, weights, config)
     if graph is not None and not neutral and is_refresh(step, config):
-        for name, new in rule.gates(graph, plans, weights, gradients, state, step, total_steps).items():
-            for key, value in new.entries(like=state[name]["momentum"]).items():
-                state[name][key].copy_(value)  # where `Item.gates` looks
+        seen: dict[str, Tensor] = {}
+        for stack in stacks:
+            averages = [own["momentum"] for own in stack.states]
+            seen.update(zip(stack.names, stack.parts(stack.gradient, averages), strict=True))
+        for name, said in rule.controls(graph, plans, weights, seen, state, step, total_steps).items():
+            state[name]["controls"].copy_(said)
 
-    packs: dict[tuple, list[Item]] = {}
-    for item in items:
-        if item.weight.numel() <= SMALL:
-            key = (item.plan.orthogonal, item.gradient.dtype, item.gradient.device)
-            packs.setdefault(key, []).append(item)
-        else:
-            step_large_(item, config)
-    for small in packs.values():
-        step_packed_(small, config)
+    factor = config.step_size
+    if scheduled:
+        schedule = Schedule(config, total_steps)
+        factor *= schedule.given(step) * float(rule.schedule(step, total_steps))
+    for stack in stacks:
+        _step_(stack, weights, stack.lr * factor, neutral, config)
 
 
-def accumulate_(items: Sequence[Item], config: UpdateConfig) -> None:
-    """`ngopt.optim.basis.accumulate` of all parameters."""
-    torch._foreach_add_([item.state["step"] for item in items], 1.0)
-    gradients = [item.gradient for item in items]
-    torch._foreach_lerp_([item.state["momentum"] for item in items], gradients, 1.0 - config.momentum)
-    others = [item for item in items if not item.plan.orthogonal]
-    if others:
-        squares, gradients = [item.state["second_moment"] for item in others], [item.gradient for item in others]
-        torch._foreach_mul_(squares, config.second_moment)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - config.second_moment)
-    old, new, counts = [], [], []
-    for item in items:
-        if item.plan.orthogonal:
-            square, (_, row, col, tap) = item.plan.to_matrix(item.gradient).square(), item.plan.matrix_shape
-            old += [item.state["row_square"], item.state["col_square"]]
-            new += row_and_column_sums(square)
-            counts += [float(col * tap), float(row * tap)]
-    if new:
-        torch._foreach_div_(new, counts)
-        torch._foreach_lerp_(old, new, 1.0 - config.second_moment)
+def _by_place(stacks: Sequence[Stack]) -> list[list[Stack]]:
+    """Stacks of one number type and device together."""
+    places: dict[tuple, list[Stack]] = {}
+    for stack in stacks:
+        places.setdefault((stack.gradient.dtype, stack.gradient.device), []).append(stack)
+    return list(places.values())
+
+
+def _accumulate_(
+    stacks: Sequence[Stack], gradients: Mapping[str, Tensor], weights: Mapping[str, Tensor], config: UpdateConfig
+) -> None:
+    """Averages of some stacks, all of one number type and device; units are found for all of them at once."""
+    states = [state for stack in stacks for state in stack.states]
+    each = [gradients[name] for stack in stacks for name in stack.names]
+    dtype = each[0].dtype
+    norms = torch.stack(torch._foreach_norm(each, 2, dtype=torch.float64))
+    sizes = (norms / norms.new_tensor([x.numel() ** 0.5 for x in each])).to(dtype)
+    units = join(states, "unit")
+    divisors, new_units, carries = next_unit(sizes, units, config)
+    units.copy_(new_units)
+    torch._foreach_add_([state["step"] for state in states], 1.0)
+    counts = [len(stack.names) for stack in stacks]
+    for stack, divisor, carry in zip(stacks, divisors.split(counts), carries.split(counts), strict=True):
+        stack.gradient, new = accumulate(
+            stack.plan.sides,
+            lambda stack=stack: stack.view(weights).to(dtype),
+            stack.gradient / stack.spread(divisor),
+            stack.spread(carry),
+            stack.state,
+            stack.count,
+            config,
+        )
+        for key, value in new.items():
+            stack.state[key].copy_(value)
+
+
+def _step_(stack: Stack, weights: Mapping[str, Tensor], rate: float, neutral: bool, config: UpdateConfig) -> None:
+    """Write the step of a stack into the weights."""
+    change = direction(stack.plan.sides, stack.gradient, stack.state, stack.count, config)
+    size = join(stack.states, "guard")
+    scale = stack.plan.scale(config, join(stack.states, "initial_rms"))
+    size = size * scale
+    each = [weights[name] for name in stack.names]
+    if not neutral and "controls" in stack.states[0]:
+        said = join(stack.states, "controls").view(-1, CONTROLS)
+        norms = torch.stack([rms(part) for part in stack.parts(change, each)])
+        size = size * torch.exp(said[:, LOG_GAIN]) * norms.clamp_min(FLOOR) ** -said[:, EXPONENT]
+    change.mul_(stack.spread(size))
+    changes = [
+        plan.unview(part, tuple(weight.shape)).to(weight.dtype)
+        for plan, weight, part in zip(stack.plans, each, stack.parts(change, each), strict=True)
+    ]
+    if stack.weight_decay:
+        torch._foreach_mul_(each, 1.0 - rate * stack.weight_decay)
+    torch._foreach_add_(each, changes, alpha=-rate)

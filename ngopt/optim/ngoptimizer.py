@@ -29,6 +29,7 @@ from ngopt.optim.finite import nonfinite
 from ngopt.optim.listener import Listener, unwrap
 from ngopt.optim.match import Share, explain_difference, fingerprint, listing, share_out
 from ngopt.optim.names import generated, is_generated, unique
+from ngopt.optim.plan import plan_of
 from ngopt.optim.ranks import any_rank, wrapper_of
 from ngopt.optim.state import ENTRY, SHARED, Extra, fit_state, layout_of, pack_extra, restore
 from ngopt.optim.update import DEFAULT_LR, UpdateRule, init_state, update_
@@ -41,7 +42,7 @@ _KEPT = ("_rule", "_graph", "_prefix", "_named", "_saved_graph", "_given_total_s
 class NGOptimizer(torch.optim.Optimizer):
     r"""A learned optimizer that sees the network as a graph of its neurons. Use it where you used ``AdamW``.
 
-    .. math:: w \leftarrow w - lr \cdot schedule(t) \cdot (u(graph, w, g, state) + weight\_decay \cdot w)
+    .. math:: w \leftarrow w - 0.08 \cdot lr \cdot schedule(t) \cdot (u(graph, w, g, state) + weight\_decay \cdot w)
 
     Three ways to say which graph:
 
@@ -53,7 +54,7 @@ class NGOptimizer(torch.optim.Optimizer):
 
     Args:
         params: A module; or parameters, ``(name, parameter)`` pairs, or group dicts, as for any `torch.optim`.
-        lr: Scales every step. The default needs no tuning.
+        lr: Multiple of the rule's own step size; the default, 1, needs no tuning, and 2 takes steps twice as large.
         model: The module that the parameters belong to, if ``params`` is not that module.
         example_inputs: One input, or a tuple of positional inputs, to trace ``model`` with at once.
         example_kwargs: Keyword inputs to trace with.
@@ -64,7 +65,7 @@ class NGOptimizer(torch.optim.Optimizer):
         maximize: Ascend instead of descend.
         rule: Meta-parameters to use, in place of ``pretrained``.
         pretrained: Name or path of a checkpoint; see `ngopt.load_pretrained`.
-        neuron_gates: False: no message passing, and gates per tensor only (the graph ablation).
+        messages: False: no messages between neurons, so that each tensor is judged by itself (the graph ablation).
         capturable: Not supported.
         differentiable: Not supported; `ngopt.optim.update.update` is the differentiable form.
         foreign: Options of other optimizers, such as ``betas``, ``eps`` or ``foreach``, so that factories can pass what
@@ -104,7 +105,7 @@ class NGOptimizer(torch.optim.Optimizer):
         maximize: bool = False,
         rule: UpdateRule | None = None,
         pretrained: str | os.PathLike = DEFAULT_PRETRAINED,
-        neuron_gates: bool = True,
+        messages: bool = True,
         capturable: bool = False,
         differentiable: bool = False,
         **foreign: Any,
@@ -117,8 +118,8 @@ class NGOptimizer(torch.optim.Optimizer):
             model, params = params, unwrap(params).named_parameters()
         options.refuse_sharded(model)
         self._rule = copy.deepcopy(rule if rule is not None else load_pretrained(pretrained)).requires_grad_(False)
-        if not neuron_gates:
-            self._rule.config = dataclasses.replace(self._rule.config, neuron_gates=False)
+        if not messages:
+            self._rule.config = dataclasses.replace(self._rule.config, messages=False)
         self._graph: NeuralGraph | None = None
         self._prefix = ""  # of the traced module, inside the model
         self._named = dict(unwrap(model).named_parameters()) if model is not None else {}
@@ -310,12 +311,11 @@ class NGOptimizer(torch.optim.Optimizer):
         self._shares, off_graph = share_out(
             self.param_groups, self._graph, self._prefix, self._named, self._rule, strict
         )
-        ids = {id(param) for param in also}
+        ids, config = {id(param) for param in also}, self._rule.config
         for share in self._shares:
-            blocks = {block.name: block for block in share.graph.blocks} if share.graph is not None else {}
             for key, (_, param) in share.params.items():
                 if param.requires_grad or param in self.state or id(param) in ids:
-                    fresh = init_state(param, blocks.get(key), self._rule.config)
+                    fresh = init_state(param, plan_of(share.graph, key, tuple(param.shape), config), config)
                     self.state[param] = fit_state(self.state.get(param, {}), fresh)
         if self._graph is not None and off_graph:
             self._warn_once(

@@ -1,18 +1,16 @@
-"""The untrained rule, written out: normalised Muon for matrices, Adam-like steps for all else.
+"""The untrained rule, written out: SOAP for matrices, Adam for all else, with step sizes that need no tuning.
 
-Slow, literal, and independent of the rest of `ngopt.optim`: no graph, no gates, no encoder, one tensor at a time. The
-tests hold `ngopt.optim.update.update` bit-equal to it in float64.
+Slow, literal, and independent of the rest of `ngopt.optim`: no graph, no controls, no encoder, one tensor at a time.
+The tests hold `ngopt.optim.update.update` equal to it in float64.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-
-# Newton-Schulz coefficients for 3 rounds; see ngopt.optim.orthogonal.
-ROUNDS = ((6.7732, -17.3298, 11.6459), (3.8648, -3.2195, 0.7044), (2.9994, -2.2059, 0.4633))
 
 
 def schedule(step: int, total_steps: int | None, warmup: int = 20) -> float:
@@ -21,62 +19,104 @@ def schedule(step: int, total_steps: int | None, warmup: int = 20) -> float:
     return rise if total_steps is None else rise * max(0.0, 1.0 - step / total_steps)
 
 
-def polar(matrix: Tensor) -> Tensor:  # [row, col]
-    """``U V^T`` of ``U S V^T`` by three rounds of Newton-Schulz."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix[None] / torch.linalg.vector_norm(matrix).clamp_min(1e-18)
-    for k, (a, b, c) in enumerate(ROUNDS):
-        gram = torch.bmm(x.mT, x) if tall else torch.bmm(x, x.mT)
-        square = torch.bmm(gram, gram)
-        if k == 0:  # divide x by the fourth root of the norm of its gram matrix squared
-            inverse = torch.linalg.vector_norm(square).clamp_min(1e-12).rsqrt().sqrt()
-            x, gram, square = x * inverse, gram * inverse.square(), square * inverse.square().square()
-        terms = torch.add(gram, square, alpha=c / b)
-        x = torch.baddbmm(x, x, terms, beta=a, alpha=b) if tall else torch.baddbmm(x, terms, x, beta=a, alpha=b)
-    return x[0]
+def guard(matrices: list[Tensor]) -> float:  # each [row, col]
+    """One factor for a whole network, from the size of its initial weights."""
+    sizes = sorted(float(w.square().mean().sqrt()) * math.sqrt(w.shape[1]) for w in matrices)
+    sizes = [size for size in sizes if size > 1e-3]
+    return min(1.0, max(1 / 8, math.sqrt(3) * sizes[(len(sizes) - 1) // 2])) if sizes else 1.0
 
 
-def matrix_step(
-    weight: Tensor,  # [row, col]
-    gradient: Tensor,
-    momentum: Tensor,
-    *,
-    step: int,
-    lr: float,
-    total_steps: int | None,
-    is_output: bool = False,
-    weight_decay: float = 0.0,
-    decay: float = 0.9,
-) -> tuple[Tensor, Tensor]:
-    """Normalised Muon: what to add to a matrix, and the new momentum."""
-    momentum = decay * momentum + (1.0 - decay) * gradient
-    nesterov = (1.0 - decay) * gradient + (1.0 - (1.0 - decay)) * momentum
-    row, col = weight.shape
-    direction = polar(nesterov) * max(row, col) ** 0.5
-    direction = direction / torch.sqrt(direction.square().mean() + 1e-24).clamp_min(0.5)
-    scale = (0.5 if is_output else 1.0) / math.sqrt(col)
-    rate = -lr * schedule(step, total_steps)
-    return rate * (scale * direction + weight_decay * weight), momentum
+@dataclass
+class Unit:
+    """The usual root mean square of a tensor's gradient, which averages are in units of."""
+
+    value: float = 0.0
+
+    def see(self, gradient: Tensor) -> tuple[Tensor, float]:
+        """The gradient in the new unit, and what carries averages over to it."""
+        old, size = self.value, float(gradient.square().mean().sqrt())
+        self.value = size if old == 0 else max(0.95 * old + 0.05 * min(size, 10 * old), math.sqrt(0.95) * old)
+        return gradient / max(self.value, size / 10), old / self.value
 
 
-def vector_step(
-    weight: Tensor,
-    gradient: Tensor,
-    momentum: Tensor,
-    second_moment: Tensor,
-    *,
-    step: int,
-    lr: float,
-    total_steps: int | None,
-    weight_decay: float = 0.0,
-    decay: float = 0.9,
-    square_decay: float = 0.99,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """An Adam-like step: what to add to a vector, and the new moments."""
-    momentum = decay * momentum + (1.0 - decay) * gradient
-    second_moment = square_decay * second_moment + (1.0 - square_decay) * gradient.square()
-    mean = momentum / (1.0 - decay ** (step + 1))
-    direction = mean / torch.sqrt(second_moment / (1.0 - square_decay ** (step + 1)) + 1e-24)
-    direction = direction / torch.sqrt(direction.square().mean() + 1e-24).clamp_min(0.2)
-    rate = -lr * schedule(step, total_steps)
-    return rate * (0.08 * direction + weight_decay * weight), momentum, second_moment
+@dataclass
+class Basis:
+    """The eigenbasis of one side of a matrix ``[size, other side]``."""
+
+    factor: Tensor
+    vectors: Tensor
+
+    def follow(self, g: Tensor, weight: Tensor, carry: float, t: int) -> None:
+        """After one more gradient."""
+        self.factor = g @ g.T if t == 1 else 0.95 * carry**2 * self.factor + 0.05 * g @ g.T
+        squares = weight.square().sum(1)
+        ties = 1e-4 * (1 + squares / squares.mean())
+        target = self.factor / self.factor.diagonal().mean() + torch.diag(ties)
+        if t == 1:
+            self.vectors = torch.linalg.eigh(target)[1].flip(-1)
+        elif t % 2 == 0 if t < 10 else (t + len(target)) % 10 == 0:
+            self.vectors = torch.linalg.qr(target @ self.vectors)[0]
+
+
+@dataclass
+class Matrix:
+    """Averages of one matrix ``[row, col]``, and its step."""
+
+    m: Tensor
+    v: Tensor
+    left: Basis
+    right: Basis
+    unit: Unit = field(default_factory=Unit)
+    count: int = 0
+
+    @classmethod
+    def like(cls, weight: Tensor) -> Matrix:
+        """Before the first step."""
+        row, col = (torch.zeros(size, size, dtype=weight.dtype) for size in weight.shape)
+        zeros = torch.zeros_like(weight)
+        return cls(zeros, zeros, Basis(row, row), Basis(col, col))
+
+    def step(
+        self, weight: Tensor, gradient: Tensor, *, lr: float, total_steps: int, guard: float, weight_decay: float
+    ) -> Tensor:
+        """What to add to the matrix."""
+        self.count += 1
+        t = self.count
+        g, carry = self.unit.see(gradient)
+        self.left.follow(g, weight, carry, t)
+        self.right.follow(g.T, weight.T, carry, t)
+        left, right = self.left.vectors, self.right.vectors
+        self.m = 0.9 * carry * self.m + 0.1 * g
+        self.v = 0.95 * carry**2 * self.v + 0.05 * (left.T @ g @ right).square()
+        nesterov = left.T @ (0.9 * self.m + 0.1 * g) @ right / (1 - 0.9 ** (t + 1))
+        direction = left @ (nesterov / torch.sqrt(self.v / (1 - 0.95**t) + 9e-12)) @ right.T
+        rate = -lr * 0.08 * schedule(t - 1, total_steps)
+        return rate * (guard / math.sqrt(weight.shape[1]) * direction + weight_decay * weight)
+
+
+@dataclass
+class Vector:
+    """Averages of one vector, and its step."""
+
+    m: Tensor
+    v: Tensor
+    unit: Unit = field(default_factory=Unit)
+    count: int = 0
+
+    @classmethod
+    def like(cls, weight: Tensor) -> Vector:
+        """Before the first step."""
+        return cls(torch.zeros_like(weight), torch.zeros_like(weight))
+
+    def step(
+        self, weight: Tensor, gradient: Tensor, *, lr: float, total_steps: int, guard: float, weight_decay: float
+    ) -> Tensor:
+        """What to add to the vector."""
+        self.count += 1
+        t = self.count
+        g, carry = self.unit.see(gradient)
+        self.m = 0.9 * carry * self.m + 0.1 * g
+        self.v = 0.95 * carry**2 * self.v + 0.05 * g.square()
+        direction = self.m / (1 - 0.9**t) / torch.sqrt(self.v / (1 - 0.95**t) + 9e-12)
+        rate = -lr * 0.08 * schedule(t - 1, total_steps)
+        return rate * (guard * 0.16 * direction + weight_decay * weight)

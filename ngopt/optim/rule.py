@@ -1,4 +1,4 @@
-"""The meta-parameters of the update rule, and how they turn a network's state into gates."""
+"""The meta-parameters of the update rule, and how they turn a network's state into controls."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from ngopt.encoder.ng_t import NGT
 from ngopt.encoder.structure import structure
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.config import UpdateConfig
-from ngopt.optim.gates import GateHeads, Gates, tensor_features
+from ngopt.optim.controls import ControlHeads, tensor_features
+from ngopt.optim.direction import ParamState, out_of_bases
 from ngopt.optim.plan import ParamPlan
 from ngopt.optim.schedule import LearnedSchedule
 
-ParamState = dict[str, Tensor]
-
 
 class UpdateRule(nn.Module):
-    """All that meta-training learns: the encoder, the heads that read gates off it, and the schedule's factor.
+    """All that meta-training learns: the encoder, the heads that read controls off it, and the schedule's factor.
 
-    A new rule has a random encoder and heads that are all zero, so that every gate is zero: the hand-made rule,
+    A new rule has a random encoder and heads that are all zero, so that every control is zero: the hand-made rule,
     exactly. `state_dict()` and `config` make a checkpoint.
 
     Args:
@@ -38,19 +37,19 @@ class UpdateRule(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             self.encoder = _encoder(self.config)
-            self.heads = GateHeads(self.config)
+            self.heads = ControlHeads(self.config)
         self.schedule = LearnedSchedule(self.config.schedule_bound)
         self._neutral: tuple[tuple, bool] = ((), False)  # versions of the heads when last looked at, and the answer
 
     @property
     def neutral(self) -> bool:
-        """Whether the heads are untrained, so that nothing needs to be computed to know that all gates are zero."""
+        """Whether the heads are untrained, so that nothing needs to be computed to know that all controls are zero."""
         versions = tuple((id(p), p._version) for p in self.heads.parameters())
         if versions != self._neutral[0]:
             self._neutral = (versions, self.heads.neutral())
         return self._neutral[1]
 
-    def gates(
+    def controls(
         self,
         graph: NeuralGraph,
         plans: Mapping[str, ParamPlan],
@@ -59,48 +58,51 @@ class UpdateRule(nn.Module):
         state: Mapping[str, ParamState],
         step: int,
         total_steps: int | None,
-    ) -> dict[str, Gates]:
-        """Gates of the parameters in ``plans`` that are on the graph.
+    ) -> dict[str, Tensor]:  # [CONTROLS] each
+        """Controls of the parameters in ``plans`` that are on the graph; see `ngopt.optim.controls`.
 
-        The encoder sees every block with a weight, be it optimised or not. All that is read is detached: gates are
+        The encoder sees every block with a weight, be it optimised or not. All that is read is detached: controls are
         differentiable in the rule alone.
+
+        Args:
+            graph: Of the network.
+            plans: Of the parameters with a gradient.
+            weights: By name.
+            grads: By name, in units and, like the momentum, in the eigenbases; see `ngopt.optim.direction`.
+            state: By name.
+            step: Steps made so far.
+            total_steps: Length of the run, or None.
         """
         plans = {name: plan for name, plan in plans.items() if plan.block is not None}
         if not plans:
             return {}
-        example = self.heads.row.weight
-        dtype, device = example.dtype, example.device
-        static = structure(graph, device)
-        if self.config.neuron_gates:
-            embeddings = self._embed(graph, weights, grads, state)
+        example = self.heads.read.weight
+        static = structure(graph, example.device)
+        read: dict[str, tuple] = {}  # weight, gradient and momentum in the matrix view
+        for block in graph.blocks:
+            if (name := block.name) in plans:
+                sides, own = plans[name].sides, state[name]
+                seen = (out_of_bases(sides, x.detach(), own) for x in (grads[name], own["momentum"]))
+                averages = (x if sides else block.to_matrix(x) for x in seen)
+                read[name] = (block.to_matrix(weights[name].detach()), *averages)
+            elif name in weights:
+                read[name] = (block.to_matrix(weights[name].detach()), None, None)
+        if self.config.messages:
+            embeddings = self._embed(graph, read)
         else:
             embeddings = example.new_zeros(graph.num_nodes, self.config.embedding)
         features = []
         for name, plan in plans.items():
-            read = (weights[name].detach(), grads[name].detach(), state[name]["momentum"].detach())
-            features.append(tensor_features(plan, *read, static, step, total_steps, dtype).to(device))
-        return self.heads(embeddings, static, list(plans.values()), features)
+            weight, gradient, momentum = read[name]
+            known = (state[name]["initial_rms"], static, step, total_steps, example.dtype)
+            features.append(tensor_features(plan, weight, gradient, momentum, *known))
+        return self.heads(embeddings, static, list(plans.values()), [x.to(example.device) for x in features])
 
-    def _embed(
-        self,
-        graph: NeuralGraph,
-        weights: Mapping[str, Tensor],
-        grads: Mapping[str, Tensor],
-        state: Mapping[str, ParamState],
-    ) -> Tensor:  # [node, embedding]
+    def _embed(self, graph: NeuralGraph, read: Mapping[str, tuple]) -> Tensor:  # [node, embedding]
         """Neuron embeddings from all that is known of the network."""
-        example = self.heads.row.weight
-        channels, edges = {}, {}
-        for block in graph.blocks:
-            name = block.name
-            if name not in weights:
-                continue
-            weight = block.to_matrix(weights[name].detach())
-            others = (grads.get(name), state.get(name, {}).get("momentum"))
-            gradient, momentum = (None if x is None else block.to_matrix(x.detach()) for x in others)
-            channels[name] = (weight, gradient, momentum)
-            edges[name] = (weight, torch.zeros_like(weight) if momentum is None else momentum)
-        features = node_features(graph, channels, example.dtype, example.device)
+        example = self.heads.read.weight
+        edges = {name: (w, torch.zeros_like(w) if m is None else m) for name, (w, _, m) in read.items()}
+        features = node_features(graph, dict(read), example.dtype, example.device)
         return self.encoder(graph, features, edges)[0]
 
 

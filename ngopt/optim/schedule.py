@@ -1,37 +1,39 @@
-"""When: warm-up, decay to zero and a learned bounded factor; and in which steps the gates are refreshed."""
+"""When: warm-up, decay to zero and a learned bounded factor; and in which steps the controls are computed anew."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ngopt.optim.config import UpdateConfig
 
-REFERENCE = 1000  # steps of a run for which the default learning rate is meant
+REFERENCE = 1000  # steps of a run for which the step size is meant
 LARGEST = 5.0  # factor between runs of other lengths
 
 
-def warmup_and_decay(step: int, total_steps: int | None, warmup_steps: int) -> float:
-    """Rise over the first steps, then fall in a line, to zero where the horizon is known.
+def warmup_and_decay(step: int, total_steps: int | None, warmup_steps: int, power: float = 1.0) -> float:
+    """Rise over the first steps, then fall, to zero where the horizon is known.
 
-        schedule(t) = min(1, (t + 1) / warmup) * (1 - t / T),    zero from t = T on
+        schedule(t) = min(1, (t + 1) / warmup) * (1 - t / T)^power,    zero from t = T on
 
     Args:
         step: Steps made so far, ``t``.
         total_steps: The horizon ``T``; None: never decay.
         warmup_steps: Length of the warm-up; 0 for none.
+        power: Of the decay.
 
     Returns:
         A factor in ``[0, 1]``.
     """
     rise = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    return rise * (1.0 if total_steps is None else max(0.0, 1.0 - step / total_steps))
+    return rise * (1.0 if total_steps is None else max(0.0, 1.0 - step / total_steps) ** power)
 
 
 def horizon_factor(total_steps: int | None, power: float) -> float:
-    """Larger steps in shorter runs, ``(REFERENCE / T) ** power``, one without a horizon.
+    """Smaller steps in longer runs, ``(REFERENCE / T) ** power``, one without a horizon.
 
     The best constant rate of stochastic gradient descent falls like ``1 / sqrt(T)``, also under a linear decay (Defazio
     et al. 2023, "Optimal linear decay learning rate schedules and further refinements", arXiv:2310.07831).
@@ -40,11 +42,11 @@ def horizon_factor(total_steps: int | None, power: float) -> float:
 
 
 def is_refresh(step: int, config: UpdateConfig) -> bool:
-    """Whether the gates are computed anew in this step; between refreshes, those of the last one are used.
+    """Whether the controls are computed anew in this step; between refreshes, those of the last one are used.
 
-    Stale gates in the first steps, while everything changes fast, can blow up a deep network; hence the dense start.
+    Stale controls in the first steps, while everything changes fast, can blow up a deep network; hence the dense start.
     """
-    return step < config.dense_steps or step % config.refresh_every == 0
+    return step < config.dense_steps or step % config.controls_every == 0
 
 
 class LearnedSchedule(nn.Module):
@@ -75,3 +77,25 @@ class LearnedSchedule(nn.Module):
             math.log10(total_steps) - 3.0,
         )
         return torch.exp(self.bound * torch.tanh(self.weight @ self.weight.new_tensor(basis)))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The built-in schedule of a run.
+
+    Args:
+        config: Settings of the rule.
+        total_steps: Length of the run, or None.
+    """
+
+    config: UpdateConfig
+    total_steps: int | None
+
+    def given(self, step: int) -> float:
+        """The part that is chosen by hand."""
+        shape = warmup_and_decay(step, self.total_steps, self.config.warmup_steps, self.config.decay_power)
+        return shape * horizon_factor(self.total_steps, self.config.horizon_power)
+
+    def factor(self, step: int, learned: LearnedSchedule) -> Tensor:  # float64 []
+        """Both parts; differentiable in the learned one."""
+        return self.given(step) * learned(step, self.total_steps).double()

@@ -21,7 +21,7 @@ from ngopt.optim.state import ENTRY, SHARED, Extra, same_parameters, unpack_extr
 
 OPTIONS = ("lr", "weight_decay", "maximize", "total_steps", "schedule", "step")
 LARGEST_STEP = 2**53  # counts are exact up to here
-_NOT_NEGATIVE = ("step", "second_moment", "square", "initial_rms", "guard", "unit")
+_NOT_NEGATIVE = ("step", "second_moment", "unit", "guard", "initial_rms")
 
 
 def check_state_dict(

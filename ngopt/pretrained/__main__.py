@@ -17,8 +17,9 @@ from ngopt.optim.update import UpdateRule
 
 UNTRAINED_CARD = {
     "status": "untrained",
-    "what_it_is": "The starting point of meta-training: every gate is zero, so the optimizer is exactly normalised "
-    "Muon for weights and Adam-like for biases, norm scales and embeddings. The encoder has its random "
+    "what_it_is": "The starting point of meta-training: every gain is one and every exponent zero, so the optimizer is "
+    "exactly SOAP in the matrix views of the neural graph for weights, and Adam for biases, norm scales and "
+    "embeddings, with step sizes that follow from shapes, roles and initial weights. The encoder has its random "
     "initial values and no influence.",
     "training_data": "none",
     "training_time": "none",

@@ -39,17 +39,17 @@ def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("neuron_gates", [True, False])
-def test_a_rule_that_starts_from_a_checkpoint_is_the_same_function(neuron_gates: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("messages", [True, False])
+def test_a_rule_that_starts_from_a_checkpoint_is_the_same_function(messages: bool, tmp_path: Path) -> None:
     """Also one with the graph that starts from one without, whatever that one learned."""
-    source, path = trained_rule(UpdateConfig(neuron_gates=neuron_gates)), tmp_path / "source.safetensors"
+    source, path = trained_rule(UpdateConfig(messages=messages)), tmp_path / "source.safetensors"
     source.save(dict(source.named_parameters()), path, {})
     rule = make_rule("neural_graph", UpdateConfig(), str(path))
     expected = trained_weights(source)
     assert same(trained_weights(rule), expected)
     assert not same(trained_weights(make_rule("neural_graph", UpdateConfig())), expected)  # control
     with torch.no_grad():  # control: its embeddings can matter
-        rule.inner.heads.row.weight += 0.1  # type: ignore[attr-defined]
+        rule.inner.heads.direct.weight += 0.1  # type: ignore[attr-defined]
     assert not same(trained_weights(rule), expected)
 
 
@@ -64,20 +64,20 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("slot", [PES, BACKPROP], ids=["pes", "backprop"])
-def test_without_neuron_gates_nothing_around_the_embeddings_moves(
+def test_without_messages_nothing_around_the_embeddings_moves(
     slot: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PES would move it by noise, and a rule with the graph that starts from there would be another function."""
     meta_train_cases.register(monkeypatch.setitem)
-    for neuron_gates in (False, True):  # the second is the control
-        config = config_of(slots=[slot | {"count": 1}], rule={"neuron_gates": neuron_gates})
-        trainer = trainer_of(config, tmp_path / str(neuron_gates))
+    for messages in (False, True):  # the second is the control
+        config = config_of(slots=[slot | {"count": 1}], rule={"messages": messages})
+        trainer = trainer_of(config, tmp_path / str(messages))
         for _ in range(2):
             trainer.iterate()
         moved = {name.removeprefix("inner.") for name, x in trainer.outer.params.items()
                  if not torch.equal(x, trainer.untrained[name])}  # fmt: skip
-        assert "heads.tensor_direct.weight" in moved
-        around = {name for name in moved if name.startswith(("encoder.", "heads.row.", "heads.col."))}
-        assert bool(around) == neuron_gates
-        columns = trainer.outer.params["inner.heads.tensor_in.weight"][:, -2 * config.rule.embedding :]
-        assert bool(columns.any()) == neuron_gates
+        assert "heads.direct.weight" in moved
+        around = {name for name in moved if name.startswith("encoder.")}
+        assert bool(around) == messages
+        columns = trainer.outer.params["inner.heads.hidden.weight"][:, -2 * config.rule.embedding :]
+        assert bool(columns.any()) == messages

@@ -46,11 +46,6 @@ def backward(model: nn.Module, index: int = 0) -> torch.Tensor:
     return loss
 
 
-def optimizer_rows(optimizer: ngopt.NGOptimizer, param: torch.Tensor) -> tuple[int, ...]:
-    """Rows and columns of a parameter's matrix view: what state per neuron may grow with."""
-    return tuple(param.shape[:2]) if param.dim() > 1 else (param.numel(),)
-
-
 # ---- the table
 
 
@@ -70,9 +65,12 @@ def test_state_is_made_in_the_constructor(way: str) -> None:
     optimizer = CONSTRUCTIONS[way](model)
     assert set(optimizer.state) == {param for param in model.parameters() if param.requires_grad}
     for param, state in optimizer.state.items():
-        assert sum(value.shape == param.shape for name, value in state.items() if name != "step") <= 3
-        neurons = sum(value.numel() for value in state.values() if value.shape != param.shape)
-        assert neurons <= 16 + 6 * sum(optimizer_rows(optimizer, param))
+        matrix = {
+            key: value for key, value in state.items() if value.dim() > 0 and "_" not in key.replace("second_", "")
+        }
+        assert matrix.keys() - {"controls"} == {"momentum", "second_moment"}
+        bases = sum(value.numel() for key, value in state.items() if key.endswith(("_factor", "_basis")))
+        assert bases <= 2 * sum(size**2 for size in param.shape)
 
 
 @build_every_way

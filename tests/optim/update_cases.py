@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import ngopt
-from ngopt.optim.rule import ParamState
-from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update, update_
+from ngopt.optim.plan import plan_of
+from ngopt.optim.update import ParamState, UpdateConfig, UpdateRule, init_state, update, update_
 
 CLASSES = 10
 Weights = dict[str, Tensor]
@@ -116,8 +116,8 @@ def fresh_state(
     weights: Mapping[str, Tensor], graph: ngopt.NeuralGraph | None, config: UpdateConfig
 ) -> dict[str, ParamState]:
     """The state before the first step."""
-    blocks = {block.name: block for block in graph.blocks} if graph is not None else {}
-    return {name: init_state(weight, blocks.get(name), config) for name, weight in weights.items()}
+    plans = {name: plan_of(graph, name, tuple(weight.shape), config) for name, weight in weights.items()}
+    return {name: init_state(weight, plans[name], config) for name, weight in weights.items()}
 
 
 def run(
@@ -155,7 +155,8 @@ def last(steps: Iterator[Any]) -> Any:
 def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     """Largest difference of two tables of tensors, relative to the norm of each tensor."""
     assert one.keys() == other.keys()
-    return max(((one[k] - other[k]).norm() / (other[k].norm() + 1e-30)).item() for k in one)
+    pairs = [(one[k].double(), other[k].double()) for k in one]
+    return max(((x - y).norm() / (y.norm() + 1e-30)).item() for x, y in pairs)
 
 
 def flat(state: Mapping[str, ParamState]) -> Weights:

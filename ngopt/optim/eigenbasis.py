@@ -1,0 +1,155 @@
+"""Eigenbases of gradients, one per side of a matrix: where SOAP runs Adam. Pure functions; bases are constants.
+
+For one side of a gradient, unfolded to ``G [size, rest]``, with tie-breaking weights ``c > 0`` per neuron:
+
+    factor  L <- decay L + (1 - decay) G G^T                            (the first time: G G^T)
+    basis   Q <- eigenvectors of L~  at first, then  Q <- qr(L~ Q),     L~ = L / mean(diag L) + tie_break diag(c)
+
+The second line is a step of orthogonal iteration, which costs far less than an eigendecomposition and follows it.
+The last term decides where gradients say nothing: with it the basis is unique up to signs, so that it moves with the
+neurons when these are permuted. Without it dead neurons or small batches would leave that to rounding.
+
+Source: Vyas et al. 2024, "SOAP: Improving and Stabilizing Shampoo using Adam", arXiv:2409.11321, algorithms 3 and 4.
+Factors of blocks of neurons, one factor for all taps of a kernel, and the tie-breaking term are ours.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ngopt.optim.plan import Side
+
+TINY = 1e-30
+
+
+def split(
+    x: Tensor,  # [batch, row, col, tap]
+    side: Side,
+    order: Tensor | None,  # [batch, length]
+) -> Tensor:  # [batch, block, before, size, after]
+    """An axis split into its blocks."""
+    batch, before, after = _around(x, side)
+    x = x.reshape(batch, before, side.length, after)
+    if order is not None:
+        x = x.gather(2, order[:, None, :, None].expand_as(x))
+    if (padding := side.blocks * side.size - side.length) > 0:
+        x = torch.nn.functional.pad(x, (0, 0, 0, padding))
+    return x.reshape(batch, before, side.blocks, side.size, after).transpose(1, 2)
+
+
+def gram(parts: Tensor) -> Tensor:  # [batch, block, before, size, after] -> [batch, block, size, size]
+    """``G G^T`` of each block."""
+    if parts.shape[2] == 1:
+        long = parts.squeeze(2)
+    elif parts.shape[4] == 1:
+        flat = parts.squeeze(4)  # [batch, block, before, size]
+        return flat.mT @ flat
+    else:
+        long = parts.transpose(2, 3).flatten(3)
+    return long @ long.mT
+
+
+def rotate(
+    x: Tensor,  # [batch, row, col, tap]
+    side: Side,
+    basis: Tensor,  # [batch, block, size, size]
+    order: Tensor | None = None,  # [batch, length]
+) -> Tensor:
+    """Coordinates of ``x`` in the basis of one side, along that side's axis, which is padded to whole blocks."""
+    parts = _apply(split(x, side, order), basis.mT)
+    shape = list(x.shape)
+    shape[side.axis] = side.blocks * side.size
+    return parts.transpose(1, 2).reshape(shape)
+
+
+def rotate_back(
+    x: Tensor,  # [batch, row, col, tap], the axis padded to whole blocks
+    side: Side,
+    basis: Tensor,  # [batch, block, size, size]
+    order: Tensor | None = None,  # [batch, length]
+) -> Tensor:  # [batch, row, col, tap]
+    """Inverse of `rotate`."""
+    shape = list(x.shape)
+    batch, before, after = _around(x, side)
+    x = _apply(_blocks(x, side), basis).transpose(1, 2).reshape(batch, before, side.blocks * side.size, after)
+    x = x[:, :, : side.length]
+    if order is not None:
+        x = torch.empty_like(x).scatter(2, order[:, None, :, None].expand_as(x), x)
+    shape[side.axis] = side.length
+    return x.reshape(shape)
+
+
+def _apply(
+    parts: Tensor, matrices: Tensor
+) -> Tensor:  # [batch, block, before, size, after], [batch, block, size, size]
+    """Each block's matrix applied along the axis of its size."""
+    if parts.shape[2] == 1:
+        return (matrices @ parts.squeeze(2)).unsqueeze(2)
+    if parts.shape[4] == 1:
+        return (parts.squeeze(4) @ matrices.mT).unsqueeze(4)
+    batch, block, before, size, after = parts.shape
+    long = parts.transpose(2, 3).reshape(batch, block, size, before * after)
+    return (matrices @ long).reshape(batch, block, size, before, after).transpose(2, 3)
+
+
+def _blocks(x: Tensor, side: Side) -> Tensor:  # -> [batch, block, before, size, after]
+    """A padded axis in its blocks."""
+    batch, before, after = _around(x, side)
+    return x.reshape(batch, before, side.blocks, side.size, after).transpose(1, 2)
+
+
+def _around(x: Tensor, side: Side) -> tuple[int, int, int]:
+    """Entries along the first axis, between it and the axis of a side, and behind that."""
+    return x.shape[0], math.prod(x.shape[1 : side.axis]), math.prod(x.shape[side.axis + 1 :])
+
+
+def turn(
+    x: Tensor,  # [batch, row, col, tap], the axis padded to whole blocks
+    side: Side,
+    old: Tensor,  # [batch, block, size, size]
+    new: Tensor,  # [batch, block, size, size]
+) -> Tensor:
+    """Coordinates in a new basis of one side, from those in the old one."""
+    parts = _apply(_blocks(x, side), new.mT @ old)
+    return parts.transpose(1, 2).reshape(x.shape)
+
+
+def neuron_order(weight: Tensor, side: Side) -> Tensor:  # [batch, row, col, tap] -> [batch, length]
+    """Neurons by the size of their weights, which moves with them when they are permuted."""
+    others = tuple(axis for axis in (1, 2, 3) if axis != side.axis)
+    return weight.detach().square().sum(others).argsort(dim=-1)
+
+
+def tie_break(weight: Tensor, side: Side, order: Tensor | None, size: float) -> Tensor:  # -> [batch, block, size]
+    """``tie_break * c``: ``c`` is one plus a neuron's squared weights, relative to the mean of its block."""
+    squares = split(weight.detach(), side, order).square().sum((2, 4))
+    return size * (1.0 + squares / squares.mean(-1, keepdim=True).clamp_min(TINY))
+
+
+def first_basis(factor: Tensor, ties: Tensor) -> Tensor:  # [batch, block, size, size], [batch, block, size]
+    """Eigenvectors, those of the largest eigenvalues first."""
+    return torch.linalg.eigh(_scaled(factor, ties.dtype) + torch.diag_embed(ties))[1].flip(-1)
+
+
+def next_basis(factor: Tensor, ties: Tensor, basis: Tensor) -> Tensor:
+    """The basis after one step of orthogonal iteration."""
+    return torch.linalg.qr(_scaled(factor, basis.dtype) @ basis + ties[..., None] * basis)[0]
+
+
+def is_turn(count: int, side: Side, every: int) -> bool:
+    """Whether a basis follows its factor in a parameter's step number ``count``, from 1.
+
+    Early on, while factors change fast, in every second step; later in every so many. Sides of different sizes take
+    turns, so that no step has to do all the work.
+    """
+    if count < every:
+        return count % 2 == 0
+    return (count + side.size) % every == 0
+
+
+def _scaled(factor: Tensor, dtype: torch.dtype) -> Tensor:
+    factor = factor.to(dtype)
+    return factor / factor.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(TINY)[..., None, None]

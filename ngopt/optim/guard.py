@@ -1,0 +1,40 @@
+r"""The guard: one factor on all steps of a network, from the size of its initial weights.
+
+    guard = clamp(sqrt(3) * median over matrices of rms(W_0) * sqrt(fan_in), 1/8, 1)
+
+PyTorch draws weights with ``rms(W_0) sqrt(fan_in) = 1 / sqrt(3)``, so that the guard is one there. Networks that begin
+with smaller weights multiply signals elsewhere (a SIREN's sines by 30), and the same step carries them further.
+Matrices that begin at zero say nothing. The lower one of two medians counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ngopt.graph.neural_graph import NeuralGraph
+from ngopt.optim.config import UpdateConfig
+from ngopt.optim.direction import ParamState
+from ngopt.optim.plan import plan_of
+
+LEAST = 0.125
+SILENT = 1e-3  # sizes of at most so much are those of zeros
+
+
+def guard_of(
+    graph: NeuralGraph | None, weights: Mapping[str, Tensor], state: Mapping[str, ParamState], config: UpdateConfig
+) -> Tensor:  # -> []
+    """The factor, from all matrices that have a state; one without any."""
+    sizes = []
+    for name, own in state.items():
+        plan = plan_of(graph, name, tuple(weights[name].shape), config)
+        if plan.sides:
+            sizes.append(own["initial_rms"] * math.sqrt(plan.fan_in))
+    if not sizes:
+        return torch.ones(())
+    found = torch.stack([size.to(sizes[0]) for size in sizes])
+    median = torch.where(found > SILENT, found, torch.nan).nanmedian()
+    return torch.where(median.isnan(), 1.0, math.sqrt(3) * median).clamp(LEAST, 1.0)
