@@ -1,4 +1,4 @@
-"""The baseline that knows nothing of symmetry: a multilayer perceptron on all weights in a row."""
+"""Baselines: a perceptron on all weights in a row, which knows nothing of symmetry, and one on what networks answer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,43 @@ from torch import Tensor, nn
 from benchmarks.inr_data.siren import Params
 
 STD_FLOOR = 1e-6
+
+
+class ProbeMLP(nn.Module):
+    """Runs networks on learned inputs, and reads their outputs by an MLP: every symmetry is kept, no weight is seen.
+
+    Args:
+        module: The networks' architecture: takes one tensor ``[sample, *input]``, gives ``[sample, channel]``.
+        example: An input; probes start as uniform in its range.
+        probes: How many.
+        outputs: Size of the vector.
+        width: Of the hidden layers.
+        dropout: After every hidden layer.
+    """
+
+    def __init__(
+        self, module: nn.Module, example: Tensor, probes: int, *, outputs: int, width: int = 256, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        if probes < 1 or width < 1:
+            raise ValueError(f"ProbeMLP needs at least one probe and a positive width, not {probes=}, {width=}.")
+        low, high = example.min(), example.max()
+        self.inputs = nn.Parameter(low + (high - low) * torch.rand(probes, *example.shape[1:]))
+        self._module = [module]  # in a list, so that its parameters are not ours
+        size = probes * module(example[:1]).shape[1]
+        hidden = [(size, width), (width, width)]
+        layers = [[nn.Linear(a, b), nn.SiLU(), nn.Dropout(dropout)] for a, b in hidden]
+        self.body = nn.Sequential(
+            nn.LayerNorm(size), *[x for group in layers for x in group], nn.Linear(width, outputs)
+        )
+
+    def fit_statistics(self, graph: Any, params: Params) -> None:
+        """Nothing: answers are normalised one by one."""
+
+    def forward(self, graph: Any, params: Params) -> Tensor:  # [net, output]
+        """Read networks of one architecture, ``params``: name -> ``[net, *shape]``; ``graph`` is not looked at."""
+        run = torch.func.vmap(lambda one: torch.func.functional_call(self._module[0], one, (self.inputs,)))
+        return self.body(run(dict(params)).flatten(1))
 
 
 class FlatMLP(nn.Module):

@@ -6,10 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.weight_space.suites import ENCODERS
 from benchmarks.weight_space.tables import Measure, Row, by_group
 
-COLOURS = dict(zip(ENCODERS, ("#3b7dd8", "#e4572e", "#3a9e6e", "#8a8f98", "#5b5f66", "#e6a700"), strict=True))
+COLOURS = {
+    "neuron_flow": "#b5179e",
+    "ng_gnn": "#3b7dd8",
+    "ng_t": "#e4572e",
+    "neuron_mp": "#3a9e6e",
+    "mlp": "#8a8f98",
+    "mlp_aug": "#5b5f66",
+    "probe_mlp": "#2a9d8f",
+    "statistics": "#e6a700",
+}
 
 STYLES = ("-", "--", ":", "-.")  # of the variants of an encoder
 

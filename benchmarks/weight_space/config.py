@@ -13,6 +13,7 @@ from benchmarks.weight_space.suites import ENCODERS, MLPS, PUBLISHED, SIZES, SUI
 BASELINES = (*MLPS, "statistics")  # have no options of the metanetworks
 # What says where a run belongs, or how it is carried out; all other settings are its variant.
 IDENTITY = ("suite", "task", "dataset", "size", "encoder", "seed")
+PRECISIONS = ("auto", "fp32", "bf16")
 CONDUCT = ("device", "threads", "checkpoint_steps", "precision", "compile")
 
 
@@ -57,22 +58,31 @@ class Config:
     batch_size: Annotated[int, Rule("networks per step", low=1)] = 64
     together: Annotated[int, Rule("networks of one architecture that stay together when shuffled: faster", low=1)] = 1
     lr: Annotated[float, Rule("peak learning rate", low=1e-12, high=10.0)] = 1e-3
+    encoder_lr: Annotated[
+        float, Rule("share of lr that the encoder learns at, below its readout", low=0.0, high=100.0)
+    ] = 1.0
     weight_decay: Annotated[float, Rule("of AdamW", low=0.0, high=1.0)] = 5e-4
     warmup: Annotated[int, Rule("steps of linear warm-up", low=0)] = 100
     schedule: Annotated[str, Rule("learning rate after warm-up", choices=("cosine", "constant"))] = "cosine"
     amsgrad: Annotated[bool, Rule("of AdamW")] = False
+    ema: Annotated[
+        float, Rule("decay of the running mean of weights that is tested; 0: none", low=0.0, high=0.99999)
+    ] = 0.0
+    patience: Annotated[int, Rule("epochs without a better validation measure that end a run; 0: any", low=0)] = 0
     clip: Annotated[float, Rule("largest gradient norm", low=1e-12)] = 10.0
 
     augment: Annotated[bool, Rule("move the pictures, and disturb the weights, in training")] = True
-    translate: Annotated[float, Rule("largest shift (pictures span -1 to 1)", low=0.0, high=2.0)] = 0.25
-    rotate: Annotated[float, Rule("largest rotation in degrees", low=0.0, high=180.0)] = 45.0
-    scale: Annotated[float, Rule("largest relative change of size", low=0.0, high=0.9)] = 0.2
-    noise: Annotated[float, Rule("noise on weights, in standard deviations of their tensor", low=0.0, high=10.0)] = 0.01
-    drop: Annotated[float, Rule("share of weights set to zero", low=0.0, high=0.99)] = 0.01
+    translate: Annotated[float, Rule("largest shift (pictures span -1 to 1)", low=0.0, high=2.0)] = 0.1
+    rotate: Annotated[float, Rule("largest rotation in degrees", low=0.0, high=180.0)] = 15.0
+    scale: Annotated[float, Rule("largest relative change of size", low=0.0, high=0.9)] = 0.1
+    noise: Annotated[float, Rule("noise on weights, in standard deviations of their tensor", low=0.0, high=10.0)] = 0.0
+    drop: Annotated[float, Rule("share of weights set to zero", low=0.0, high=0.99)] = 0.0
     permute: Annotated[bool, Rule("permute hidden neurons at random in training")] = False
     flip: Annotated[bool, Rule("flip signs of hidden neurons at random in training")] = False
 
-    precision: Annotated[str, Rule("bf16: autocast", choices=("fp32", "bf16"))] = "fp32"
+    precision: Annotated[
+        str, Rule("bf16: autocast; auto: where the processor has it, for encoders that bear it", choices=PRECISIONS)
+    ] = "auto"
     compile: Annotated[bool, Rule("torch.compile the model")] = False
     device: Annotated[str, Rule("cpu, cuda or cuda:1")] = "cpu"
     threads: Annotated[int, Rule("CPU threads; small models gain nothing from more", low=1)] = 1
@@ -98,6 +108,8 @@ class Config:
             raise ConfigError("faithful is as published: leave out sign, probes and copies.")
         if self.encoder in BASELINES and (self.sign or self.probes or self.copies > 1 or not self.activations):
             raise ConfigError(f"{self.encoder} sees weights alone: leave out sign, probes, copies and activations.")
+        if self.encoder == "probe_mlp" and (self.sign or not self.probes):
+            raise ConfigError("probe_mlp sees answers alone: give it probes, and leave out sign.")
         if self.copies > 1 and self.suite != "inr_editing":
             raise ConfigError("copies are of use in editing only: leave them out.")
         if not self.activations and self.encoder not in PUBLISHED:
@@ -115,7 +127,9 @@ class Config:
 
     def encoder_options(self) -> dict[str, Any]:
         """Options for the model; those at their defaults are left to it."""
-        given = {"sign": self.sign or None, "probes": self.probes or None}
+        given: dict[str, Any] = {"sign": self.sign or None, "probes": self.probes or None}
+        if self.encoder == "neuron_flow":  # keeps to signs unless it is told not to
+            given["sign"] = self.sign
         given["copies"] = self.copies if self.copies > 1 else None
         given["activations"] = None if self.activations else False
         return {name: value for name, value in given.items() if value is not None} | self.options
@@ -152,6 +166,7 @@ def configure(**values: Any) -> Config:
         raise ConfigError(f"Suite must be one of {tuple(SUITES)} and size one of {SIZES}; {values} is given.")
     suite = SUITES[values["suite"]]
     preset: dict[str, Any] = {**suite.preset, **suite.sizes[values["size"]]}
+    preset |= suite.own.get(values["encoder"], {})
     if values["encoder"] in BASELINES:
         preset = preset | {"sign": False}
     if values["encoder"] == "mlp_aug":

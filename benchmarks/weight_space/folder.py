@@ -28,7 +28,8 @@ class Progress:
     loss_sum: float = 0.0  # of this epoch
     loss_count: int = 0
     seconds: float = 0.0  # of training steps, validation left out
-    networks: int = 0  # seen in these seconds
+    cpu_seconds: float = 0.0  # the same on the clocks of all processes
+    networks: int = 0  # read in these seconds
     best_epoch: int = -1
     best: dict[str, float] = field(default_factory=dict)  # validation measures of that epoch
     history: list[dict[str, float]] = field(default_factory=list)  # a row per epoch

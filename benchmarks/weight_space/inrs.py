@@ -8,7 +8,7 @@ from pathlib import Path
 import ngopt
 from benchmarks.inr_data.dataset import InrSet, load
 from benchmarks.inr_data.making import Job, make
-from benchmarks.inr_data.plan import folder
+from benchmarks.inr_data.plan import SETS, folder
 from benchmarks.inr_data.siren import Siren, coordinates
 from benchmarks.weight_space.config import Config
 from benchmarks.weight_space.session import Problem
@@ -18,7 +18,8 @@ from meta_train.data import DataMissingError
 
 def networks_folder(config: Config, root: Path | None) -> Path:
     """Where the networks of a run lie."""
-    return folder(config.dataset, config.size, root)
+    dataset, init = SETS[config.dataset]
+    return folder(dataset, config.size, root, init)
 
 
 def load_networks(config: Config, root: Path | None) -> dict[str, InrSet]:
@@ -27,13 +28,14 @@ def load_networks(config: Config, root: Path | None) -> dict[str, InrSet]:
     Raises:
         DataMissingError: There are none, and they are too many to fit in passing; the message says how to.
     """
+    dataset, init = SETS[config.dataset]
     try:
-        return load(config.dataset, config.size, root)
+        return load(dataset, config.size, root, init=init)
     except DataMissingError:
         if config.size != "smoke":
             raise
-    make(Job(config.dataset, config.size, root=root))
-    return load(config.dataset, config.size, root)
+    make(Job(dataset, config.size, root=root, init=init))
+    return load(dataset, config.size, root, init=init)
 
 
 def make_problem(config: Config, sets: Mapping[str, InrSet]) -> Problem:

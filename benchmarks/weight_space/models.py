@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 import ngopt.encoder
-from benchmarks.weight_space.baselines import FlatMLP
+from benchmarks.weight_space.baselines import FlatMLP, ProbeMLP
 from benchmarks.weight_space.config import MLPS, Config, ConfigError
 from benchmarks.weight_space.samples import Samples, Stack
 from benchmarks.weight_space.suites import SUITES
 from benchmarks.weight_space.tasks import Task
+from ngopt.encoder.flow_reader import FlowReader
 
+FLOAT32_ONLY = (FlowReader,)  # read phases of many turns, of which bfloat16 keeps too few digits
 MEASURED_FROM = 64  # networks of one architecture, from which on their own normalisation is worth measuring
 
 
@@ -45,6 +47,13 @@ def build_model(
     """
     torch.manual_seed(config.seed)
     options = config.encoder_options()
+    if config.encoder == "probe_mlp":
+        if module is None or example is None:
+            raise ConfigError("probe_mlp runs networks, and there is none to run here.")
+        try:
+            return ProbeMLP(module, example, options.pop("probes"), outputs=task.outputs, **options)
+        except TypeError as error:
+            raise ConfigError(f"probe_mlp does not take the options {options}: {error}") from error
     graphs = [stack.graph for stack in (measured(train) if known is None else known)]
     try:
         if config.encoder in MLPS:

@@ -21,6 +21,7 @@ from benchmarks.weight_space.rows import make_row, result_path, store, store_sca
 from benchmarks.weight_space.samples import Samples, flat
 from benchmarks.weight_space.suites import SUITES
 from benchmarks.weight_space.tasks import Task
+from benchmarks.weight_space.together import Team
 from benchmarks.weight_space.train import Trainer
 
 ROW = "row.json"
@@ -49,26 +50,32 @@ def run_all(configs: Sequence[Config], command: Sequence[str], *, out: Path, res
     first = configs[0]
     torch.set_num_threads(first.threads)
     path = result_path(first.suite, first.dataset, first.size, results)
-    problem = None
+    problem, team = None, Team()
     for config in configs:
         folder = run_folder(out, config)
         row = finished_row(folder, config, root)
         if row is None:
             problem = problem or make_problem(config, load_networks(config, root))
-            claim(folder, config, networks := networks_digest(config, root))
-            row = make_row(config, run(config, problem, folder) | {"networks_sha256": networks}, command)
-            write_text(folder / ROW, json.dumps(row) + "\n")
+            networks = networks_digest(config, root)
+            if team.first:
+                claim(folder, config, networks)
+            team.wait()  # nobody reads what is not there yet
+            row = make_row(config, run(config, problem, folder, team) | {"networks_sha256": networks}, command)
+        if not team.first:
+            continue
+        write_text(folder / ROW, json.dumps(row) + "\n")
         store(path, row, config)
         store_scatter(path, row, config)
         tqdm.write(f"{folder}: " + ", ".join(f"test {name} {value:.5g}" for name, value in row["test"].items()))
-    tqdm.write(f"Rows: {path}\nLogs: tensorboard --logdir {run_folder(out, first).parent}")
+    if team.first:
+        tqdm.write(f"Rows: {path}\nLogs: tensorboard --logdir {run_folder(out, first).parent}")
 
 
-def run(config: Config, problem: Problem, folder: Path) -> dict[str, Any]:
+def run(config: Config, problem: Problem, folder: Path, team: Team | None = None) -> dict[str, Any]:
     """Train and test; returns what is to be said about it."""
     if config.encoder == "statistics":
         return SUITES[config.suite].module.fit_trees(config, problem.task, problem.splits, folder)
-    return trainer_of(config, problem, folder).run()
+    return trainer_of(config, problem, folder, team).run()
 
 
 def run_folder(out: Path, config: Config) -> Path:
@@ -112,7 +119,7 @@ def make_trainer(config: Config, sets: Mapping[str, Any], folder: Path) -> Train
     return trainer_of(config, make_problem(config, sets), folder)
 
 
-def trainer_of(config: Config, problem: Problem, folder: Path) -> Trainer:
+def trainer_of(config: Config, problem: Problem, folder: Path, team: Team | None = None) -> Trainer:
     """The same, of a problem that is made already."""
     model = build_model(config, problem.splits["train"], problem.task, problem.module, problem.example)
-    return Trainer(config, problem.task, problem.splits, model, folder)
+    return Trainer(config, problem.task, problem.splits, model, folder, team)

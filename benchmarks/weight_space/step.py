@@ -6,10 +6,12 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from benchmarks.weight_space.config import Config
 
@@ -33,6 +35,41 @@ def learning_rate(config: Config, step: int, total: int) -> float:
     if config.schedule == "constant":
         return config.lr
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(1, total - config.warmup)))
+
+
+def rate_groups(model: nn.Module, share: float) -> list[dict[str, Any]]:
+    """Parameters of a model for an optimizer, with the ``share`` of the learning rate of each group.
+
+    What an encoder adds up over many neurons and then takes sines of is moved far by small steps of each entry, so that
+    it learns best at a fraction of the rate of the readout behind it.
+    """
+    encoder = getattr(model, "encoder", None)
+    if share == 1.0 or not isinstance(encoder, nn.Module):
+        return [{"params": list(model.parameters()), "share": 1.0}]
+    inside = {id(p) for p in encoder.parameters()}
+    return [
+        {"params": [p for p in model.parameters() if (id(p) in inside) == within], "share": rate}
+        for within, rate in ((False, 1.0), (True, share))
+    ]
+
+
+def running_mean(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """How a mean of weights follows them: over all steps at first, with ``decay`` once there have been enough."""
+
+    def follow(mean: list[Tensor], now: list[Tensor], count: Tensor) -> None:
+        steps = int(count)
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(mean, now, count)
+
+    return follow
+
+
+@cache
+def has_bf16(device: str) -> bool:
+    """Whether a processor computes in bfloat16 by itself; where it is emulated, it is several times slower."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def in_parts(work: Callable[[list[slice]], T], count: int, part: int) -> tuple[T, int]:
@@ -66,9 +103,14 @@ def in_parts(work: Callable[[list[slice]], T], count: int, part: int) -> tuple[T
 
 
 def backward_in_parts(
-    loss_of: Callable[[slice], Tensor], clear: Callable[[], None], seed: int, count: int, part: int
+    loss_of: Callable[[slice], Tensor],
+    clear: Callable[[], None],
+    seed: int,
+    count: int,
+    part: int,
+    share: slice | None = None,
 ) -> tuple[float, int]:
-    """Gradients of the mean loss of a batch, accumulated over parts of it.
+    """Gradients of the mean loss of a batch, or of a share's part in it, accumulated over parts.
 
     Args:
         loss_of: Mean loss of a slice of the batch.
@@ -76,16 +118,19 @@ def backward_in_parts(
         seed: Of dropout.
         count: Networks in the batch.
         part: See `in_parts`, as for what is returned.
+        share: Of the batch; by default all of it.
     """
+    share = share or slice(0, count)
 
     def work(slices: list[slice]) -> float:
         clear()
         torch.manual_seed(seed)
         total = 0.0
         for where in slices:
+            where = slice(share.start + where.start, share.start + where.stop)
             loss = loss_of(where) * ((where.stop - where.start) / count)
             loss.backward()
             total += loss.item()
         return total
 
-    return in_parts(work, count, part)
+    return in_parts(work, share.stop - share.start, part)

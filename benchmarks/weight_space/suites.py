@@ -9,12 +9,12 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.cnn_zoo.plan import ZOOS
-from meta_train.data import DATASETS
+from benchmarks.inr_data.plan import SETS
 
-SIZES = ("smoke", "small", "medium", "full")
-METANETWORKS = ("ng_gnn", "ng_t", "neuron_mp")
+SIZES = ("smoke", "small", "medium", "large", "full")
+METANETWORKS = ("neuron_flow", "ng_gnn", "ng_t", "neuron_mp")
 MLPS = ("mlp", "mlp_aug")
-ENCODERS = (*METANETWORKS, *MLPS, "statistics")
+ENCODERS = (*METANETWORKS, *MLPS, "probe_mlp", "statistics")
 PUBLISHED = ("ng_gnn", "ng_t")  # have a faithful form
 # Of one form of CNN, tanh or ReLU: each is tested on the others too, which have seen other images.
 SHIFTED_ZOOS = ("small-mnist", "small-fashion_mnist", "small-cifar10")
@@ -34,6 +34,7 @@ class Suite:
         encoders: Metanetworks and baselines that make sense here.
         plan: Sets and their tasks that a complete report has.
         sizes: Settings by size; ``preset`` those of all sizes.
+        own: Settings by encoder, on top of those.
         results: Where rows go: the path of a file, up to the name of its set.
         many: Whether the networks of a set have several architectures; if not, they are implicit networks, which can
             be moved, flipped and probed.
@@ -48,6 +49,7 @@ class Suite:
     sizes: Mapping[str, Mapping[str, Any]]
     results: str
     preset: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     noun: str = "dataset"
     many: bool = False
     words: tuple[str, ...] = ()  # of a command, after the module's name
@@ -69,24 +71,28 @@ SUITES: dict[str, Suite] = {
         networks="implicit networks",
         source="benchmarks.weight_space.inrs",
         tasks=("classify",),
-        datasets=DATASETS,
-        encoders=(*METANETWORKS, *MLPS),
+        datasets=tuple(SETS),
+        encoders=(*METANETWORKS, *MLPS, "probe_mlp"),
         plan={name: ("classify",) for name in ("mnist", "fashion-mnist", "cifar10")},
         results="inr_classification_",
         preset={"augment": True, "clip": 10.0},
         sizes={
             "smoke": {"epochs": 2, "batch_size": 16, "warmup": 2},
-            # Few passes: augmentation would only slow learning down.
-            "small": {"epochs": 5, "batch_size": 32, "warmup": 50, "augment": False},
-            "medium": {"epochs": 5, "batch_size": 32, "warmup": 100, "augment": False},
+            "small": {"epochs": 50, "batch_size": 64, "warmup": 100},
+            "medium": {"epochs": 30, "batch_size": 64, "warmup": 100},
+            "large": {"epochs": 15, "batch_size": 64, "warmup": 100},
             "full": {"epochs": 200, "batch_size": 128, "warmup": 1000},
+        },
+        own={
+            "neuron_flow": {"lr": 3e-3, "encoder_lr": 0.05, "ema": 0.998, "options": {"dropout": 0.1}},
+            "probe_mlp": {"lr": 3e-3, "ema": 0.998, "probes": 256, "sign": False},
         },
     ),
     "inr_editing": Suite(
         networks="implicit networks",
         source="benchmarks.weight_space.inrs",
         tasks=("dilation", "erosion", "contrast"),
-        datasets=DATASETS,
+        datasets=tuple(SETS),
         encoders=(*METANETWORKS, *MLPS),
         plan={"mnist": ("dilation", "erosion"), "cifar10": ("contrast",)},
         results="inr_editing_",
@@ -95,6 +101,7 @@ SUITES: dict[str, Suite] = {
             "smoke": {"epochs": 2, "batch_size": 16, "warmup": 2},
             "small": {"epochs": 5, "batch_size": 32, "warmup": 50},
             "medium": {"epochs": 5, "batch_size": 32, "warmup": 100},
+            "large": {"epochs": 10, "batch_size": 32, "warmup": 100},
             "full": {"epochs": 200, "batch_size": 128, "warmup": 10_000},
         },
     ),
@@ -111,8 +118,10 @@ SUITES: dict[str, Suite] = {
             "smoke": {"epochs": 2, "batch_size": 8, "warmup": 2},
             "small": {"epochs": 20, "batch_size": 32, "warmup": 50},
             "medium": {"epochs": 10, "batch_size": 32, "warmup": 100},
+            "large": {"epochs": 20, "batch_size": 64, "warmup": 100},
             "full": {"epochs": 100, "batch_size": 128, "warmup": 1000},
         },
+        own={"neuron_flow": {"sign": True}},
         noun="zoo",
         words=("run",),
         many=True,

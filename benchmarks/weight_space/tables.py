@@ -135,18 +135,24 @@ def _file_parts(suite: str, file: dict[str, Any]) -> list[str]:
 def _table(suite: str, rows: list[Row]) -> str:
     measures = [*MEASURES[suite], *_shifted(suite, rows)]
     head = ["encoder", *(m.title for m in measures), f"validation {measures[0].name}", "seeds", "parameters"]
-    head += ["networks/s", "command"]
+    head += ["reads", "steps", "CPU s", "networks/s", "command"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     most = max(row["networks"]["test"] for row in rows)
+    most_reads = max(reads(row) for row in rows)
     for (encoder, variant), runs in by_group(rows).items():
         read = runs[0]["networks"]["test"]
         cells = [
-            f"{encoder} {variant}".strip() + (f" (can read {read:,} of {most:,} test networks)" if read < most else ""),
+            f"{encoder} {variant}".strip()
+            + (f" (can read {read:,} of {most:,} test networks)" if read < most else "")
+            + undertrained(runs, most_reads),
             *(cell(m, runs) for m in measures),
             _spread([run["val"][measures[0].name] for run in runs], measures[0].digits),
             str(len(runs)),
             f"{runs[0]['parameters']:,}" if runs[0]["parameters"] else "",
-            f"{mean(run['networks_per_second'] for run in runs):.0f}",
+            f"{max(map(reads, runs)):,}",
+            f"{steps:,}" if (steps := max(run.get("steps", 0) for run in runs)) else "",
+            _mean_of(runs, "cpu_seconds"),
+            _mean_of(runs, "networks_per_cpu_second") or f"{mean(run['networks_per_second'] for run in runs):.0f}",
             f"`{command_of(runs)}`",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -155,10 +161,30 @@ def _table(suite: str, rows: list[Row]) -> str:
     torches = sorted({row["versions"]["torch"] for row in rows})
     return "\n".join(lines) + (
         f"\n\n{counts['train']:,} networks for training, {counts['val']:,} for validation, {counts['test']:,} for the "
-        "test, which the best epoch by validation took once. Mean ± standard deviation over seeds; networks per second "
-        f"of training. {INTERVALS if any('intervals' in row for row in rows) else ''}"
+        "test, which the best epoch by validation took once. Mean ± standard deviation over seeds; reads: training "
+        "networks, each as often as it was read; networks per second of training, on the processors' clocks where they "
+        f"were kept. {INTERVALS if any('intervals' in row for row in rows) else ''}"
         f"{'; '.join(sorted(machines))}; torch {', '.join(torches)}."
     )
+
+
+def reads(row: Row) -> int:
+    """Training networks that a run has read, each as often as it has."""
+    return row.get("reads") or row["config"]["epochs"] * row["networks"]["train"]
+
+
+def undertrained(runs: list[Row], most: int) -> str:
+    """What to say of an encoder as published that was read fewer networks to than the best-read one of its table."""
+    mine = max(map(reads, runs))
+    if "faithful" not in runs[0]["variant"].split() or mine >= most:
+        return ""
+    return f" (undertrained: {mine:,} of {most:,} reads)"
+
+
+def _mean_of(runs: list[Row], name: str) -> str:
+    """Mean over the runs that have it."""
+    values = [run[name] for run in runs if name in run]
+    return f"{mean(values):,.0f}" if values else ""
 
 
 def _shifted(suite: str, rows: list[Row]) -> list[Measure]:
@@ -193,11 +219,13 @@ def _spread(values: list[float], digits: int) -> str:
 
 
 TITLES = {
+    "neuron_flow": "NeuronFlow",
     "ng_gnn": "NG-GNN",
     "ng_t": "NG-T",
     "neuron_mp": "NeuronMP",
     "mlp": "MLP on flat weights",
     "mlp_aug": "MLP on flat weights, permuted and flipped in training",
+    "probe_mlp": "MLP on answers to learned inputs",
     "statistics": "Gradient-boosted trees on statistics of weights",
 }
 VARIANTS = {

@@ -13,17 +13,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from benchmarks.weight_space.augment import augment
 from benchmarks.weight_space.config import Config
 from benchmarks.weight_space.folder import BEST, STATE, Progress, TrainingError, claim
 from benchmarks.weight_space.log import Log
-from benchmarks.weight_space.models import measured
+from benchmarks.weight_space.models import FLOAT32_ONLY, measured
 from benchmarks.weight_space.pictures import before_after_target
 from benchmarks.weight_space.samples import Samples, counts
-from benchmarks.weight_space.step import backward_in_parts, generator, in_parts, learning_rate, number
+from benchmarks.weight_space.step import (
+    backward_in_parts,
+    generator,
+    has_bf16,
+    in_parts,
+    learning_rate,
+    number,
+    rate_groups,
+    running_mean,
+)
 from benchmarks.weight_space.tasks import Editing, Task, as_float32
+from benchmarks.weight_space.together import Team
 from meta_train import tensor_files as checkpoint
 
 LOGGED_PICTURES = 8
@@ -40,24 +51,41 @@ class Trainer:
             of a batch that share one are read as a stack.
         model: Trained in place, on the device of ``config``.
         folder: The run directory: settings, checkpoint, best model, logs.
+        team: The processes that share the run.
 
     Raises:
         TrainingError: The directory holds a run with other settings.
     """
 
-    def __init__(self, config: Config, task: Task, splits: dict[str, Samples], model: nn.Module, folder: Path) -> None:
-        claim(folder, config)
+    def __init__(
+        self,
+        config: Config,
+        task: Task,
+        splits: dict[str, Samples],
+        model: nn.Module,
+        folder: Path,
+        team: Team | None = None,
+    ) -> None:
+        self.team = team or Team()
+        if self.team.first:
+            claim(folder, config)
         self.config, self.task, self.folder = config, task, folder
         self.splits = {name: samples.to(config.device) for name, samples in splits.items()}
         self.model = model.to(config.device)
         for stack in measured(self.splits["train"]):
             self.model.fit_statistics(stack.graph, stack.params)
         self.forward = torch.compile(self.model) if config.compile else self.model
+        groups = rate_groups(self.model, config.encoder_lr)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, amsgrad=config.amsgrad
+            groups, lr=config.lr, weight_decay=config.weight_decay, amsgrad=config.amsgrad
         )
+        self.mean = None  # of weights over steps, which is what is tested
+        if config.ema:
+            self.mean = AveragedModel(self.model, multi_avg_fn=running_mean(config.ema), use_buffers=True)
         self.progress = Progress(part=config.batch_size)
         self.best = self._weights()
+        bears = not isinstance(self.model, FLOAT32_ONLY)
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and bears and has_bf16(config.device))
         self._order = (-1, torch.zeros(0))  # an epoch, and its shuffle
         self._load()
 
@@ -73,9 +101,11 @@ class Trainer:
             TrainingError: Too many steps in a row had no finite gradient, or no epoch a finite validation measure.
         """
         total, progress = self.config.epochs * self.epoch_steps, self.progress
-        log = Log(self.folder / "tensorboard", progress.step)
-        with tqdm(total=total, initial=progress.step, desc=self.folder.name, unit="step") as bar:
-            while progress.step < total:
+        log = Log(self.folder / "tensorboard" if self.team.first else None, progress.step)
+        with tqdm(
+            total=total, initial=progress.step, desc=self.folder.name, unit="step", disable=not self.team.first
+        ) as bar:
+            while progress.step < total and not self._given_up():
                 loss = self._step(total, log)
                 bar.set_postfix({"loss": f"{loss:.4f}", **self._best_so_far()}, refresh=False)
                 bar.update()
@@ -93,23 +123,24 @@ class Trainer:
 
     def values(self, split: str) -> dict[str, Tensor]:
         """What the task measures of each network of a split, ``[net]``."""
-        samples = self.splits[split]
+        samples = self.splits[split][self.team.share(len(self.splits[split]))]
         self.model.eval()
         with torch.no_grad():
             # As many at once as in training: published NG-GNN normalises over whatever is in the batch.
             size = self.progress.part
             parts, _ = in_parts(lambda slices: [self._measure(samples[s]) for s in slices], len(samples), size)
         self.model.train()
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return self.team.joined({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
     def _measure(self, samples: Samples) -> dict[str, Tensor]:
         return self.task.measure(self.output(samples), samples)
 
     def output(self, samples: Samples) -> Any:
         """What the model says, in float32: of all networks, stack by stack."""
-        bf16 = self.config.precision == "bf16"
-        with torch.autocast(torch.device(self.config.device).type, torch.bfloat16, enabled=bf16):
-            outputs = [self.forward(stack.graph, stack.params) for stack in samples.stacks]
+        mean = self.mean is not None and not self.model.training
+        forward = self.mean.module.eval() if mean else self.forward
+        with torch.autocast(torch.device(self.config.device).type, torch.bfloat16, enabled=self.bf16):
+            outputs = [forward(stack.graph, stack.params) for stack in samples.stacks]
         return as_float32(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
 
     @torch.no_grad()
@@ -123,25 +154,29 @@ class Trainer:
 
     def _step(self, total: int, log: Log) -> float:
         """One step; returns its loss."""
-        config, progress, started = self.config, self.progress, time.perf_counter()
+        config, progress, started, cpu = self.config, self.progress, time.perf_counter(), time.process_time()
         batch = self.splits["train"][self._indices(progress.step)]
         random = generator(config.seed, "augment", progress.step)
         stacks = tuple(replace(stack, params=augment(stack.params, config, random)) for stack in batch.stacks)
         batch = replace(batch, stacks=stacks)
         self.model.train()
-        loss, progress.part = backward_in_parts(
+        part, progress.part = backward_in_parts(
             lambda s: self.task.loss(self.output(batch[s]), batch.targets[s]),
             lambda: self.optimizer.zero_grad(set_to_none=True),
-            number(config.seed, "dropout", progress.step),
+            number(config.seed, "dropout", progress.step, *([self.team.rank] if self.team.rank else [])),
             len(batch),
             progress.part,
+            self.team.share(len(batch)),
         )
+        loss, cpu = self.team.add_gradients(self.model.parameters(), part, time.process_time() - cpu)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip).item()
         lr = learning_rate(config, progress.step, total)
         if math.isfinite(loss) and math.isfinite(norm):
             for param_group in self.optimizer.param_groups:
-                param_group["lr"] = lr
+                param_group["lr"] = lr * param_group["share"]
             self.optimizer.step()
+            if self.mean is not None:
+                self.mean.update_parameters(self.model)
             progress.skipped_in_row = 0
             progress.loss_sum, progress.loss_count = progress.loss_sum + loss, progress.loss_count + 1
         else:
@@ -149,6 +184,7 @@ class Trainer:
         progress.step += 1
         seconds = time.perf_counter() - started
         progress.seconds, progress.networks = progress.seconds + seconds, progress.networks + len(batch)
+        progress.cpu_seconds += cpu
         log.step(progress.step, loss=loss, lr=lr, gradient_norm=norm, networks_per_second=len(batch) / seconds)
         return loss
 
@@ -186,6 +222,12 @@ class Trainer:
         if isinstance(self.task, Editing):
             log.pictures(progress.step, "val", self.pictures(self.task, "val", LOGGED_PICTURES))
 
+    def _given_up(self) -> bool:
+        """Whether validation has not become better for as long as the settings bear."""
+        progress, patience = self.progress, self.config.patience
+        waited = progress.step // self.epoch_steps - max(progress.best_epoch, 0)
+        return bool(patience) and progress.step % self.epoch_steps == 0 and waited >= patience
+
     def _best_so_far(self) -> dict[str, str]:
         best = self.progress.best.get(self.task.metric)
         return {} if best is None else {f"val_{self.task.metric}": f"{best:.4g}"}
@@ -196,6 +238,7 @@ class Trainer:
         if progress.best_epoch < 0:
             raise TrainingError(f"No epoch had a finite validation {self.task.metric}. Lower --lr, in a new folder.")
         self.model.load_state_dict(self.best)
+        self.mean = None  # the best is one already
         values = {split: self.values(split) for split in self.splits if split not in ("train", "val")}
         outcome = {
             "test": self.task.summary(values["test"], self.splits["test"]),
@@ -204,22 +247,36 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "steps": progress.step,
             "skipped_steps": progress.skipped,
+            "reads": progress.networks,
             "seconds": round(progress.seconds, 2),
+            "cpu_seconds": round(progress.cpu_seconds, 2),
             "networks_per_second": round(progress.networks / progress.seconds, 2),
+            "networks_per_cpu_second": round(progress.networks / progress.cpu_seconds, 2),
+            "processes": self.team.world,
+            "precision": "bf16" if self.bf16 else "fp32",
             **counts(self.splits),
             "history": progress.history,
             **self.task.details(values, self.splits),
         }
         header = {"config": asdict(self.config), "val": progress.best, "task": self.task.saved(self.splits["train"])}
-        checkpoint.write_tensors(self.folder / BEST, self.best, header)
+        if self.team.first:
+            checkpoint.write_tensors(self.folder / BEST, self.best, header)
         return outcome
 
     def _weights(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        """Those that are tested."""
+        model = self.model if self.mean is None else self.mean.module
+        return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def _save(self) -> None:
+        if not self.team.first:
+            return
+        mean = {} if self.mean is None else {"mean": self.mean.state_dict()}
         tensors = checkpoint.prefixed(
-            model=self.model.state_dict(), best=self.best, optimizer=checkpoint.optimizer_tensors(self.optimizer)
+            model=self.model.state_dict(),
+            best=self.best,
+            optimizer=checkpoint.optimizer_tensors(self.optimizer),
+            **mean,
         )
         checkpoint.write_tensors(self.folder / STATE, tensors, asdict(self.progress))
 
@@ -229,5 +286,7 @@ class Trainer:
         tensors, header = checkpoint.read_tensors(self.folder / STATE)
         self.model.load_state_dict(checkpoint.group(tensors, "model"))
         self.best = checkpoint.group(tensors, "best")
+        if self.mean is not None:
+            self.mean.load_state_dict(checkpoint.group(tensors, "mean"))
         checkpoint.load_optimizer(self.optimizer, checkpoint.group(tensors, "optimizer"))
         self.progress = Progress(**header)

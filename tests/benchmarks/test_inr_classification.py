@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,12 @@ def run(root: Path, out: Path, *words: str) -> None:
 def test_command_from_end_to_end(encoder: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(root, tmp_path, "--encoder", encoder)
     (row,) = read_results(tmp_path / RESULTS)["rows"]
-    assert (row["encoder"], row["variant"], row["seed"], row["probes"]) == (encoder, "", 0, 0)
+    assert (row["encoder"], row["variant"], row["seed"], row["probes"]) == (
+        encoder,
+        "",
+        0,
+        256 * (encoder == "probe_mlp"),
+    )
     assert row["networks"] == {"train": 48, "val": 16, "test": 16}
     assert row["steps"] == 6 and len(row["history"]) == 2 and row["parameters"] > 0
     assert 0 <= row["test"]["accuracy"] <= 100
@@ -54,6 +62,7 @@ def test_command_from_end_to_end(encoder: str, root: Path, tmp_path: Path, capsy
     ("words", "variant"),
     [
         ("--encoder ng_gnn --probes 4", "probes=4"),
+        ("--encoder probe_mlp --probes 4 --option width=8", "probes=4 width=8"),
         ("--encoder neuron_mp --probes 4 --no-sign", "no-sign probes=4"),
         ("--encoder ng_t --precision bf16 --option layers=2 heads=2", "heads=2 layers=2"),
         ("--encoder ng_gnn --faithful", "faithful"),
@@ -64,6 +73,22 @@ def test_options_from_end_to_end(words: str, variant: str, root: Path, tmp_path:
     run(root, tmp_path, *words.split())
     (row,) = read_results(tmp_path / RESULTS)["rows"]
     assert (row["variant"], row["probes"], row["skipped_steps"]) == (variant, 4 * ("probes" in variant), 0)
+
+
+def test_two_processes_make_the_same_run(root: Path, tmp_path: Path) -> None:
+    words = ("--encoder", "mlp", "--batch-size", "15", "--option", "width=16")
+    run(root, tmp_path / "one", *words)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    where = ["--data-root", str(root), "--out", str(tmp_path / "two")]
+    command = [*launch, "benchmarks.inr_classification", "--dataset", "digits", "--smoke", *where, *words]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    (one,), (two,) = (read_results(tmp_path / out / RESULTS)["rows"] for out in ("one", "two"))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["reads"] == two["reads"] == 96 and two["cpu_seconds"] > 0
+    for a, b in zip(one["history"], two["history"], strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+    assert one["test"] == pytest.approx(two["test"], rel=1e-4)
+    assert one["history"][0]["train_loss"] != pytest.approx(one["history"][1]["train_loss"], rel=1e-3), "control"
 
 
 def test_seeds_and_runs_that_have_ended(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

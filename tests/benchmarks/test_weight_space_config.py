@@ -19,7 +19,7 @@ EDIT = {"suite": "inr_editing", "task": "dilation"}
     ("values", "message"),
     [
         ({"learning_rate": 1.0}, "no settings learning_rate"),
-        ({"encoder": "resnet"}, "encoder must be one of ng_gnn"),
+        ({"encoder": "resnet"}, "encoder must be one of neuron_flow"),
         ({"lr": -1.0}, "lr must be at least"),
         ({"lr": float("nan")}, "lr must be at least"),
         ({"epochs": 0}, "epochs must be at least 1"),
@@ -31,6 +31,7 @@ EDIT = {"suite": "inr_editing", "task": "dilation"}
         ({"task": "dilation"}, "no task 'dilation'"),
         ({"faithful": True}, "mlp has no faithful form"),
         ({"probes": 4}, "sees weights alone"),
+        ({"encoder": "probe_mlp", "probes": 0}, "give it probes"),
         ({"encoder": "ng_t", "copies": 2}, "editing only"),
         ({"options": {"probes": 3}}, "take them out of options"),
         ({**EDIT, "augment": True}, "targets of editing"),
@@ -62,11 +63,14 @@ def test_variant_says_what_was_changed_and_nothing_else() -> None:
     base = {"suite": "inr_classification", "task": "classify", "dataset": "mnist", "size": "small", "encoder": "ng_t"}
     assert configure(**base, threads=2, seed=3).variant() == ""
     assert configure(**base, faithful=True).variant() == "faithful"
-    config = configure(**base, sign=False, probes=64, lr=0.01, augment=True, options={"width": 8})
-    assert config.variant() == "no-sign probes=64 width=8 lr=0.01 augment"
-    assert config.slug() == "ng_t-no-sign-probes64-width8-lr0.01-augment-seed0"
+    config = configure(**base, sign=False, probes=64, lr=0.01, augment=False, options={"width": 8})
+    assert config.variant() == "no-sign probes=64 width=8 lr=0.01 no-augment"
+    assert config.slug() == "ng_t-no-sign-probes64-width8-lr0.01-no-augment-seed0"
     assert config.encoder_options() == {"probes": 64, "width": 8}
     assert configure(**base).encoder_options() == {"sign": True}
+    flow = configure(**(base | {"encoder": "neuron_flow"}), sign=False)
+    assert (flow.variant(), flow.ema, flow.encoder_lr) == ("no-sign", 0.998, 0.05)
+    assert flow.encoder_options() == {"sign": False, "dropout": 0.1}
     assert configure(**base, precision="bf16", compile=True).variant() == ""  # the same up to rounding
 
 

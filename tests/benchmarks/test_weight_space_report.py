@@ -29,6 +29,10 @@ def run(encoder: str, seed: int = 0, *, value: float = 90.0, **values: Any) -> t
         "val": {metric: value + 1},
         "parameters": 12345,
         "networks_per_second": 100.0,
+        "reads": 2000 * config.epochs,
+        "steps": 32 * config.epochs,
+        "cpu_seconds": 16.0,
+        "networks_per_cpu_second": 125.0 * config.epochs,
         "networks": {"train": 2000, "val": 500, "test": 500},
         "history": [{"epoch": e, "train_loss": 1.0, f"val_{metric}": value + e} for e in (1, 2)],
     }
@@ -47,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
     put(results, *run("ng_t", 0, value=90.0))
     put(results, *run("ng_t", 1, value=92.0))
     put(results, *run("ng_t", 0, value=95.0, probes=64))
-    put(results, *run("ng_gnn", 0, value=80.0, faithful=True))
+    put(results, *run("ng_gnn", 0, value=80.0, faithful=True, epochs=3))
     put(results, *run("mlp", 0, value=17.5, epochs=7))
     put(results, *run("mlp", 0, value=3.0, size="smoke"))
     put(results, *run("ng_t", 0, value=0.0123, suite="inr_editing", task="dilation"))
@@ -85,12 +89,16 @@ def test_tables(folder: Path) -> None:
     alone, probes = page.split("**mnist, size small, with probes**")
     assert "**mnist, size small, weights alone**" in alone
     command = "python -m benchmarks.inr_classification --dataset mnist --size small --encoder ng_t"
-    assert f"| ng_t | 91.00 ± 1.41 | 92.00 ± 1.41 | 2 | 12,345 | 100 | `{command} --seed 0 1` |" in alone
-    assert "| ng_gnn faithful | 80.00 | 81.00 | 1 |" in alone
+    assert (
+        f"| ng_t | 91.00 ± 1.41 | 92.00 ± 1.41 | 2 | 12,345 | 100,000 | 1,600 | 16 | 6,250 | `{command} --seed 0 1` |"
+        in alone
+    )
+    assert "| ng_gnn faithful epochs=3 (undertrained: 6,000 of 100,000 reads) | 80.00 | 81.00 | 1 |" in alone
     assert "| mlp epochs=7 | 17.50 |" in alone
     assert "probes" not in alone
-    assert f"| ng_t probes=64 | 95.00 | 96.00 | 1 | 12,345 | 100 | `{command} --probes 64 --seed 0` |" in probes
-    assert "Not run (mnist, size small): ng_gnn, ng_t faithful, neuron_mp, mlp_aug." in page
+    assert "| ng_t probes=64 | 95.00 | 96.00 | 1 |" in probes
+    assert f"| 6,250 | `{command} --probes 64 --seed 0` |" in probes
+    assert "Not run (mnist, size small): neuron_flow, ng_gnn, ng_t faithful, neuron_mp, mlp_aug, probe_mlp." in page
     assert "Not run at all: fashion-mnist, cifar10." in page
     assert "3.00" not in page  # size smoke
 
@@ -99,7 +107,7 @@ def test_tables_of_editing(folder: Path) -> None:
     page = suite_page("inr_editing", report.result_files("inr_editing", folder))
     assert "| ng_t | 0.01230 | 20.00 | 0.50000 | 1.01230 | 1 |" in page
     assert "--task dilation" in page
-    assert "Not run (erosion, mnist, size small): ng_gnn, ng_gnn faithful, ng_t, ng_t faithful, neuron_mp, mlp" in page
+    assert "Not run (erosion, mnist, size small): neuron_flow, ng_gnn, ng_gnn faithful, ng_t, ng_t faithful" in page
     assert "Not run at all: contrast on cifar10." in page
 
 

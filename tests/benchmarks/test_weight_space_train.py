@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.weight_space import train
 from benchmarks.weight_space.folder import BEST, STATE, TrainingError
 from benchmarks.weight_space.samples import Samples
-from benchmarks.weight_space.step import backward_in_parts, in_parts, learning_rate
+from benchmarks.weight_space.step import backward_in_parts, in_parts, learning_rate, rate_groups
 from benchmarks.weight_space.tasks import Classification
 from benchmarks.weight_space.train import Trainer
 from meta_train.tensor_files import read_tensors
-from tests.benchmarks.weight_space_cases import settings, trainer
+from tests.benchmarks.weight_space_cases import Reader, settings, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 STEPS = 9  # 3 epochs of 3
@@ -48,7 +49,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("kill", [1, 2, 4, 6, 9])
-@pytest.mark.parametrize("values", [{}, {"encoder": "mlp_aug", "amsgrad": True, "schedule": "constant"}])
+@pytest.mark.parametrize("values", [{"ema": 0.8}, {"encoder": "mlp_aug", "amsgrad": True, "schedule": "constant"}])
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, kill: int, values: dict[str, Any]) -> None:
     whole = trainer(tmp_path / "whole", **values)
     expected = whole.run()
@@ -196,6 +197,56 @@ def test_learning_rate() -> None:
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4] == 1.0 and rates[7] == pytest.approx(0.5) and rates[10] == pytest.approx(0.0)
     assert learning_rate(settings(lr=1.0, warmup=4, schedule="constant"), 9, 10) == 1.0
+
+
+def test_the_running_mean_is_what_is_tested(tmp_path: Path) -> None:
+    run = trainer(tmp_path, ema=0.5)
+    means = [run._weights()["body.0.weight"]]
+    for step in range(4):
+        run._step(STEPS, _Silent())
+        now = run.model.state_dict()["body.0.weight"]
+        share = 0.0 if step == 0 else min(0.5, (1 + step) / (10 + step))  # of what was before
+        means.append(share * means[-1] + (1 - share) * now)
+        torch.testing.assert_close(run._weights()["body.0.weight"], means[-1])
+    assert not torch.allclose(now, means[-1])
+    some = run.splits["val"][slice(0, 9)]
+    run.model.eval()
+    torch.testing.assert_close(run.output(some), run.mean.module(None, some.stacks[0].params))
+    assert not torch.allclose(run.output(some), run.model(None, some.stacks[0].params)), "control"
+
+
+def test_a_run_that_gets_no_better_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, values = trainer(tmp_path, patience=2, epochs=9), iter([10.0, 30.0, 20.0, 30.0, 90.0])
+    monkeypatch.setattr(run, "evaluate", lambda split: {"accuracy": next(values)})
+    outcome = run.run()
+    assert (outcome["best_epoch"], len(outcome["history"]), outcome["steps"]) == (2, 4, 12)
+    assert outcome["reads"] == 4 * 22
+
+
+def test_precision_is_what_the_processor_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "has_bf16", lambda device: True)
+    assert trainer(tmp_path / "has").bf16
+    assert not trainer(tmp_path / "told", precision="fp32").bf16
+    monkeypatch.setattr(train, "FLOAT32_ONLY", Reader)
+    assert not trainer(tmp_path / "only").bf16
+    assert trainer(tmp_path / "insists", precision="bf16").bf16
+    monkeypatch.setattr(train, "has_bf16", lambda device: False)
+    monkeypatch.setattr(train, "FLOAT32_ONLY", ())
+    assert not trainer(tmp_path / "has not").bf16
+
+
+def test_an_encoder_learns_at_its_share_of_the_rate(tmp_path: Path) -> None:
+    model = torch.nn.Module()
+    model.encoder, model.readout = torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)
+    groups = rate_groups(model, 0.1)
+    assert [(len(group["params"]), group["share"]) for group in groups] == [(2, 1.0), (2, 0.1)]
+    assert all(a is b for a, b in zip(groups[1]["params"], model.encoder.parameters(), strict=True))
+    assert len(rate_groups(model, 1.0)) == 1
+    run = trainer(tmp_path, encoder_lr=0.1, warmup=2, lr=0.5)
+    run.model.encoder = run.model.body[0]
+    run.optimizer = torch.optim.AdamW(rate_groups(run.model, 0.1), lr=1.0)
+    run._step(STEPS, _Silent())
+    assert [group["lr"] for group in run.optimizer.param_groups] == pytest.approx([0.25, 0.025])
 
 
 def test_every_epoch_sees_every_network_once(tmp_path: Path) -> None:
