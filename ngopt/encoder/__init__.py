@@ -1,9 +1,11 @@
 """Encoders: from neural graphs to embeddings of neurons and weights, and networks that read networks."""
 
 from ngopt.encoder.base import Encoder
+from ngopt.encoder.flow_reader import FlowReader
 from ngopt.encoder.metanetwork import Metanetwork, metanetwork
+from ngopt.encoder.neuron_flow import NeuronFlow
 from ngopt.encoder.neuron_mp import NeuronMP
 from ngopt.encoder.ng_gnn import NGGNN
 from ngopt.encoder.ng_t import NGT
 
-__all__ = ["NGGNN", "NGT", "Encoder", "Metanetwork", "NeuronMP", "metanetwork"]
+__all__ = ["NGGNN", "NGT", "Encoder", "FlowReader", "Metanetwork", "NeuronFlow", "NeuronMP", "metanetwork"]

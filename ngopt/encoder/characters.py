@@ -1,21 +1,22 @@
 r"""How neurons answer to their own symmetries, and functions of neurons that answer alike.
 
-A symmetry of a neuron :math:`y = \sigma(w x + b)` multiplies its input by a number and its output by another. What is
-computed from the weights as a network computes transforms like that too, so an encoder that uses only functions
-:math:`f` with the neuron's own symmetry is equivariant, exactly and smoothly, without a canonical form. With
-:math:`z` linear in a neuron's weights (several numbers), and :math:`b` its bias in units of phase:
+A symmetry of a neuron :math:`y = \sigma(w x + b)` multiplies what comes in by one number and what goes out by another
+(`ngopt.graph.scaling`). What an encoder computes from the weights as the network computes its activations transforms
+like these, and what it computes as gradients flow like gradients, if it uses only functions that answer to the symmetry
+as the neuron's own function and its derivative do. That is exact and smooth, and needs no canonical form. With
+:math:`z` linear in a neuron's incoming weights (several numbers), and :math:`b` its bias in radians:
 
-==========  ==================================  =====================================================================
-character   symmetry                            :math:`f`, a pair of features
-==========  ==================================  =====================================================================
-``free``    none                                :math:`\text{SiLU}(z),\ \sin z`
-``sign``    :math:`f(-z) = -f(z)`               :math:`\tanh z,\ \sin z`
-``phase``   and :math:`f(z, b + \pi) = -f(z,b)`  :math:`\sin b \cos z,\ \cos b \sin z`: parts of :math:`\sin(z + b)`
-``scale``   :math:`f(s z) = s f(z),\ s > 0`     :math:`n\,\text{SiLU}(z / n),\ n \sin(z / n)`, :math:`n` the norm of z
-==========  ==================================  =====================================================================
+==========  =====================================  ================================================================
+character   symmetry                               :math:`f`, in pairs
+==========  =====================================  ================================================================
+``FREE``    none                                   :math:`\text{SiLU}(z),\ \sin z`
+``SIGN``    :math:`f(-z) = -f(z)`                  :math:`\tanh z,\ \sin z`
+``PHASE``   and :math:`f(z, b + \pi) = -f(z, b)`   :math:`\sin b \cos z,\ \cos b \sin z`, the parts of
+                                                   :math:`\sin(z + b)`
+``SCALE``   :math:`f(s z) = s f(z)` for s > 0      :math:`n\,\text{SiLU}(z / n),\ n \sin(z / n)` with :math:`n = |z|`
+==========  =====================================  ================================================================
 
-That even and odd parts make a smooth sign and phase symmetry, and quotients one of scale, is what sets this apart from
-`ngopt.encoder.canonical`.
+`gates` are about their derivatives: they answer to a phase like the pair, and to nothing else.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ngopt.graph.neural_graph import NeuralGraph
 
 FREE, SIGN, PHASE, SCALE = range(4)
 TINY = 1e-30  # under the root of a norm
-LIMIT = 8.0  # size from which on free and odd features stop growing
+LARGE = 4.0  # size from which on features that may be compressed grow as a logarithm
 
 
 def characters(graph: NeuralGraph) -> tuple[Tensor, Tensor]:  # [node], twice
@@ -50,13 +51,34 @@ def size(z: Tensor) -> Tensor:  # [..., d] -> [..., 1]
     return z.square().mean(-1, keepdim=True).clamp_min(TINY).sqrt()
 
 
-def pair(kind: int, z: Tensor, phase: Tensor) -> Tensor:  # [..., d], [..., 1] -> [..., 2 d]
-    """Features of neurons of one character; see the module docstring."""
+def pair(kind: int, z: Tensor, phase: Tensor) -> Tensor:  # [..., d], [..., 1] -> [..., 2 * d]
+    """What neurons of one character put out; see the module docstring."""
     if kind == PHASE:
         return torch.cat([phase.sin() * z.cos(), phase.cos() * z.sin()], dim=-1)
     n = size(z)
     if kind == SCALE:
         z = z / n
         return torch.cat([n * silu(z), n * z.sin()], dim=-1)
-    z = z * torch.rsqrt(1 + (n / LIMIT).square())
+    z = _compressed(z, n)
     return torch.cat([z.tanh() if kind == SIGN else silu(z), z.sin()], dim=-1)
+
+
+def gates(kind: int, z: Tensor, phase: Tensor) -> Tensor:  # [..., d], [..., 1] -> [..., 2 * d]
+    """What gradients at the outputs of neurons are multiplied by."""
+    if kind == PHASE:
+        return torch.cat([-phase.sin() * z.sin(), phase.cos() * z.cos()], dim=-1)
+    n = size(z)
+    z = z / n if kind == SCALE else _compressed(z, n)
+    return torch.cat([1 - z.tanh().square() if kind == SIGN else z.sigmoid(), z.cos()], dim=-1)
+
+
+def invariant(kind: int, features: Tensor) -> Tensor:
+    """Of a pair, what no symmetry of the neuron changes."""
+    if kind == FREE:
+        return features
+    return features / size(features) if kind == SCALE else features.square()
+
+
+def _compressed(z: Tensor, n: Tensor) -> Tensor:
+    """The same direction, and of large sizes the logarithm: networks that all but diverged are among those read."""
+    return z * ((n / LARGE).asinh() * LARGE / n)

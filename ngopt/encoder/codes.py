@@ -84,7 +84,7 @@ def place_code(place: Tensor) -> Tensor:  # [...] -> [..., PLACE]
 
 
 def identities(graph: NeuralGraph) -> Tensor:  # [node, IDENTITY]
-    """A random vector for each place in a frozen group, the same in all graphs; zero for nodes that are not frozen.
+    """A random unit vector for each place in a frozen group, the same in all graphs; zero for all other nodes.
 
     Unlike sinusoids of neighbouring places, these are nearly at right angles.
     """
@@ -95,7 +95,8 @@ def identities(graph: NeuralGraph) -> Tensor:  # [node, IDENTITY]
                 torch.randn(CHUNK, IDENTITY, generator=torch.Generator().manual_seed(chunk))
                 for chunk in range(-(-group.size // CHUNK))
             ]
-            codes[group.start : group.stop] = torch.cat(chunks)[: group.size]
+            drawn = torch.cat(chunks)[: group.size]
+            codes[group.start : group.stop] = drawn / drawn.norm(dim=1, keepdim=True)
     return codes
 
 
@@ -148,7 +149,7 @@ def _taps_move(graph: NeuralGraph, block: ParamBlock) -> bool:
 
 
 def _node_codes(graph: NeuralGraph) -> Tensor:  # [node, NODE_CODE]
-    edges = [block for block in graph.blocks if block.is_edge and block.role != "unused"]
+    edges = graph.edges
     first_written = torch.full((graph.num_nodes,), 0)
     last_read = torch.full((graph.num_nodes,), 0)
     for step, block in enumerate(reversed(edges)):  # the first writer writes last, and so stays

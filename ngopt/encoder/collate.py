@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ngopt.encoder.characters import characters
-from ngopt.encoder.codes import BLOCK_CODE, PLACE, TAP_CODE, codes, identities
+from ngopt.encoder.codes import BLOCK_CODE, PLACE, TAP_CODE, codes
 from ngopt.encoder.layout import Layout, Values, edge_blocks, end_nodes, link_relation, vector_blocks
 from ngopt.encoder.relations import ListEdges
 from ngopt.extras import extra
@@ -84,8 +83,6 @@ def _build_data(graph: NeuralGraph, device: torch.device) -> _NetworkData:
         vectors += group * row
     data = _NetworkData(num_nodes=graph.num_nodes, link_to_node=graph.links.cpu(), node_code=known.nodes)
     data.inputs, data.outputs = end_nodes(graph)
-    data.kinds, data.omega = characters(graph)
-    data.identity = identities(graph)
     data.num_rows, data.num_cols, data.num_pairs, data.num_vectors = rows, cols, pairs, vectors
     for name, parts in pieces.items():
         data[name] = torch.cat(parts)
@@ -123,9 +120,6 @@ def mixed_layout(graphs: Sequence[NeuralGraph], device: torch.device | str = "cp
         len(graphs),
         batch.inputs.nonzero().flatten(),
         batch.outputs.nonzero().flatten(),
-        batch.kinds,
-        batch.omega,
-        batch.identity,
     )
 
 

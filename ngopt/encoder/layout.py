@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ngopt.encoder.characters import characters
-from ngopt.encoder.codes import codes, identities
+from ngopt.encoder.codes import codes
 from ngopt.encoder.relations import BlockEdges, ListEdges, Relation
 from ngopt.encoder.structure import structure
 from ngopt.errors import GraphMismatchError
@@ -60,8 +59,6 @@ class Layout:
         networks: How many; 1 with a leading axis.
         inputs: Nodes with an identity of their own that are only read, ``[input]``.
         outputs: Nodes with an identity of their own that are written to, ``[output]``.
-        kinds: Character of each node, ``[node]``; ``omega`` its frequency; see `ngopt.encoder.characters`.
-        identity: Codes of nodes with an identity of their own, ``[node, IDENTITY]``.
     """
 
     relations: tuple[Relation, ...]
@@ -73,9 +70,6 @@ class Layout:
     networks: int
     inputs: Tensor
     outputs: Tensor
-    kinds: Tensor
-    omega: Tensor
-    identity: Tensor
 
     def to(self, dtype: torch.dtype) -> Layout:
         """The same with codes of another number type."""
@@ -83,15 +77,13 @@ class Layout:
             self,
             values=tuple(values.to(dtype) for values in self.values),
             node_codes=self.node_codes.to(dtype),
-            omega=self.omega.to(dtype),
-            identity=self.identity.to(dtype),
             vectors=tuple((nodes, values.to(dtype)) for nodes, values in self.vectors),
         )
 
 
 def edge_blocks(graph: NeuralGraph) -> list[ParamBlock]:
-    """Blocks that become relations."""
-    return [block for block in graph.blocks if block.is_edge and block.role != "unused"]
+    """Blocks that become relations, in the order in which the program uses them."""
+    return list(graph.edges)
 
 
 def vector_blocks(graph: NeuralGraph) -> list[ParamBlock]:
@@ -162,7 +154,6 @@ def _build_dense(graph: NeuralGraph, device: torch.device) -> Layout:
         place = Values(known.rows[block.name], None, known.taps[block.name])
         vectors.append((block.row_nodes.flatten(), place))
     inputs, outputs = end_nodes(graph)
-    kinds, omega = characters(graph)
     return Layout(
         tuple(relations),
         tuple(values),
@@ -173,9 +164,6 @@ def _build_dense(graph: NeuralGraph, device: torch.device) -> Layout:
         1,
         inputs.nonzero().flatten().to(device),
         outputs.nonzero().flatten().to(device),
-        kinds.to(device),
-        omega.to(device),
-        identities(graph).to(device),
     )
 
 

@@ -1,6 +1,7 @@
 """Metanetworks: networks that read the weights of networks. Normalisation, node features, encoder and readout in one.
 
-`metanetwork` builds one from names. A `Metanetwork` takes networks of one architecture stacked, or any mixture.
+`metanetwork` builds one from names: a `FlowReader`, or for encoders that embed every weight a `Metanetwork`. Both take
+networks of one architecture stacked, or any mixture.
 """
 
 from __future__ import annotations
@@ -11,16 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ngopt.encoder.base import Encoder
 from ngopt.encoder.canonical import canonical
 from ngopt.encoder.embedding import ValueEmbedding
 from ngopt.encoder.flow_reader import FlowReader
 from ngopt.encoder.layout import Layout, alike, check_params, dense_layout, edge_blocks, require, vector_blocks
-from ngopt.encoder.neuron_mp import NeuronMP
 from ngopt.encoder.ng_gnn import NGGNN
 from ngopt.encoder.ng_t import NGT
 from ngopt.encoder.normalise import Normaliser, compressed
-from ngopt.encoder.probes import ProbeFeatures
+from ngopt.encoder.probes import OutputProbes, ProbeFeatures
 from ngopt.encoder.published import Published, PublishedNGGNN, PublishedNGT
 from ngopt.encoder.readout import EditReadout, InvariantReadout
 from ngopt.encoder.relations import add_rows
@@ -30,7 +29,8 @@ from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
 Params = Mapping[str, Tensor]  # name -> [net, *shape]
 Network = tuple[NeuralGraph, Mapping[str, Tensor]]  # a graph, and name -> [*shape]
 
-ENCODERS = {"ng_gnn": NGGNN, "ng_t": NGT, "neuron_mp": NeuronMP}
+ENCODERS = ("neuron_flow", "ng_gnn", "ng_t")
+SWEEPS = {"ng_gnn": NGGNN, "ng_t": NGT}
 PUBLISHED = {"ng_gnn": PublishedNGGNN, "ng_t": PublishedNGT}
 TASKS = ("classify", "edit")
 DENSE_FROM = 8  # networks of one architecture, from which on a stack is faster; see `benchmarks.cost.encoder`
@@ -52,7 +52,7 @@ class Metanetwork(nn.Module):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: SweepEncoder,
         readout: InvariantReadout | EditReadout,
         normaliser: Normaliser,
         width: int,
@@ -64,8 +64,6 @@ class Metanetwork(nn.Module):
         self.encoder, self.readout, self.normaliser, self.sign, self.probes = encoder, readout, normaliser, sign, probes
         self.width = width
         self.vector = ValueEmbedding(1, width)
-        bare = not isinstance(encoder, SweepEncoder) and isinstance(readout, EditReadout)
-        self.edge = ValueEmbedding(1, edge_width) if bare else None  # for encoders without edge embeddings
 
     def fit_statistics(self, graph: NeuralGraph, params: Params) -> None:
         """Take normalisation from training networks of one architecture."""
@@ -94,7 +92,7 @@ class Metanetwork(nn.Module):
         features = self._features(layout, vectors, (len(next(iter(params.values()))),))
         if self.probes is not None:
             features = features + self.probes(graph, params)
-        nodes, edges = self._embed(graph, layout, features, values)
+        nodes, edges = self.encoder.encode(layout, features, values)
         if isinstance(self.readout, InvariantReadout):
             return self.readout(nodes, layout)
         new = {}
@@ -123,8 +121,8 @@ class Metanetwork(nn.Module):
         """
         from ngopt.encoder.collate import mixed_layout  # PyG takes seconds to import
 
-        if not networks or not isinstance(self.encoder, SweepEncoder) or self.probes is not None:
-            raise ValueError("mixed() takes at least one network, and an encoder NG-GNN or NG-T without probes")
+        if not networks or self.probes is not None:
+            raise ValueError("mixed() takes at least one network, and an encoder without probes")
         for graph, params in networks:
             check_params(graph, params, lead=0)
         if self.sign:
@@ -173,7 +171,7 @@ class Metanetwork(nn.Module):
             raise ValueError("read() takes at least one network")
         for graph, params in networks:
             check_params(graph, params, lead=0)
-        mixes = isinstance(self.encoder, SweepEncoder) and self.probes is None
+        mixes = self.probes is None
         found: list[Any] = [None] * len(networks)
         rest: list[int] = []
         for places in alike([graph for graph, _ in networks]):
@@ -201,22 +199,6 @@ class Metanetwork(nn.Module):
         for x, (row_nodes, place) in zip(vectors, layout.vectors, strict=True):
             features = add_rows(features, row_nodes, self.vector(x, place))
         return features
-
-    def _embed(
-        self, graph: NeuralGraph, layout: Layout, features: Tensor, values: Sequence[Tensor]
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        if isinstance(self.encoder, SweepEncoder):
-            return self.encoder.encode(layout, features, values)
-        names = [block.name for block in edge_blocks(graph)]
-
-        def one(own: Tensor, weights: list[Tensor]) -> Tensor:
-            return self.encoder(graph, own, {n: [w[..., 0]] for n, w in zip(names, weights, strict=True)})[0]
-
-        nodes = torch.func.vmap(one, randomness="different")(features, list(values))
-        if self.edge is None:
-            return nodes, ()
-        own = zip(values, layout.values, layout.relations, strict=True)
-        return nodes, [self.edge(x, place, relation) for x, place, relation in own]
 
     def _changed(self, graph: NeuralGraph, block: ParamBlock, params: Params, change: Tensor) -> Tensor:
         """New values ``[*net, copy, *shape]`` from changes in units of the normaliser."""
@@ -253,7 +235,7 @@ def metanetwork(
     *,
     task: str = "classify",
     outputs: int = 10,
-    encoder: str = "ng_gnn",
+    encoder: str = "neuron_flow",
     faithful: bool = False,
     sign: bool | None = None,
     probes: int = 0,
@@ -271,20 +253,20 @@ def metanetwork(
         graphs: Architectures that normalisation is to be measured of. The encoders read all others too.
         task: ``"classify"`` for a vector per network, ``"edit"`` for new parameters.
         outputs: Size of the vector.
-        encoder: ``"ng_gnn"``, ``"ng_t"``, ``"neuron_mp"`` or ``"neuron_flow"``.
+        encoder: ``"neuron_flow"``, ``"ng_gnn"`` or ``"ng_t"``.
         faithful: NG-GNN or NG-T as published, faults included (one architecture); see `ngopt.encoder.published`.
         sign: Exact invariance to sign and scale symmetries (graphs traced with ``scalings=True``). By default only of
             ``"neuron_flow"``, which has it smoothly; the others read a canonical form.
         probes: Learned inputs to run through each network; needs ``module`` and ``example``.
         module: The networks' architecture; ``example``: an input of it, ``[sample, *input]``.
         copies: Parameter sets to emit per network, for output averaging.
-        width: Of node embeddings; by default 64, and as published with ``faithful``.
-        edge_width: Of edge embeddings.
+        width: Of node embeddings; by default 96 (``"neuron_flow"``) or 64, and as published with ``faithful``.
+        edge_width: Of edge embeddings, where edges have any.
         dropout: Of updates and readout.
-        options: Of the encoder: ``layers``, ``ordered``, ``message``, ``attention``, ``heads``, ``rounds``, ...
+        options: Of the encoder: ``back``, ``bank``; or ``layers``, ``ordered``, ``message``, ``attention``, ``heads``.
 
     Returns:
-        A `Metanetwork`, or a `Published` one. Both are called with a graph and stacked parameters.
+        A `FlowReader`, a `Metanetwork`, or a `Published` one. All are called with a graph and stacked parameters.
 
     Raises:
         ValueError: An unknown name, or options that do not go together.
@@ -299,9 +281,9 @@ def metanetwork(
         torch.Size([7, 2])
     """
     graphs = [graphs] if isinstance(graphs, NeuralGraph) else list(graphs)
-    names = (*ENCODERS, "neuron_flow")
-    if encoder not in names or task not in TASKS:
-        raise ValueError(f"encoder is one of {names} and task one of {TASKS}, got {encoder!r} and {task!r}")
+    encoder = "neuron_flow" if encoder == "neuron_mp" else encoder  # for as long as suites know it by this name
+    if encoder not in ENCODERS or task not in TASKS:
+        raise ValueError(f"encoder is one of {ENCODERS} and task one of {TASKS}, got {encoder!r} and {task!r}")
     if copies < 1 or (copies > 1 and task != "edit"):
         raise ValueError(f"copies={copies} is for task='edit', and at least 1")
     if faithful:
@@ -309,25 +291,25 @@ def metanetwork(
             raise ValueError("faithful is for NG-GNN or NG-T, one architecture, without sign, probes and copies")
         given = {name: value for name, value in (("width", width), ("dropout", dropout)) if value}
         return PUBLISHED[encoder](graphs[0], task, outputs, **given, **options)
+    if probes and (module is None or example is None):
+        raise ValueError("probes need module= and example=: they are run through the networks")
     if encoder == "neuron_flow":
-        if task != "classify" or probes or faithful:
-            raise ValueError("neuron_flow reads networks into vectors; use another encoder to edit, and for probes")
+        if probes and task == "edit":
+            raise ValueError("neuron_flow has probes for task='classify' alone: what a network puts out is no neuron's")
+        sizes: dict[str, Any] = {"width": width} if width else {}
+        if probes and module is not None and example is not None:
+            sizes["probes"] = OutputProbes(module, example, probes)
         return FlowReader(
-            graphs, outputs, dropout=dropout, sign=sign is not False, **({"width": width} if width else {}), **options
+            graphs, task, outputs, dropout=dropout, sign=sign is not False, copies=copies, **sizes, **options
         )
     width = width or 64
-    if encoder == "neuron_mp":
-        model = NeuronMP(width, 1, embedding=width, **({"message": width // 2, "rounds": 4} | options))
-    else:
-        model = ENCODERS[encoder](width, 1, width=width, edge_width=edge_width, dropout=dropout, **options)
+    model = SWEEPS[encoder](width, 1, width=width, edge_width=edge_width, dropout=dropout, **options)
     if task == "classify":
         readout = InvariantReadout(width, outputs, dropout)
     else:
         readout = EditReadout(width, edge_width, copies)
     runs = None
-    if probes:
-        if module is None or example is None:
-            raise ValueError("probes need module= and example=: they are run through the networks")
+    if probes and module is not None and example is not None:
         runs = ProbeFeatures(module, example, probes, width)
     return Metanetwork(model, readout, Normaliser(graphs), width, edge_width, bool(sign), runs)
 

@@ -69,6 +69,28 @@ class ProbeFeatures(nn.Module):
         return [arrived[name].mT for _, name in places]
 
 
+class OutputProbes(nn.Module):
+    """What networks put out for learned inputs: no symmetry changes that. Arguments as of `ProbeFeatures`."""
+
+    def __init__(self, module: nn.Module, example: Tensor, probes: int) -> None:
+        super().__init__()
+        low, high = example.min(), example.max()
+        self.inputs = nn.Parameter(low + (high - low) * torch.rand(probes, *example.shape[1:]))
+        self._module = [module]  # in a list, so that its parameters are not ours
+        with torch.no_grad():
+            self.size = module(self.inputs.to(example)).numel()  # numbers per network
+        self.norm = nn.LayerNorm(self.size)
+
+    def forward(self, params: Mapping[str, Tensor]) -> Tensor:  # name -> [net, *shape]; [net, size]
+        """Run networks of one architecture."""
+        module, inputs = self._module[0], self.inputs
+
+        def run(one: dict[str, Tensor]) -> Tensor:
+            return torch.func.functional_call(module, one, (inputs,)).flatten()
+
+        return self.norm(torch.func.vmap(run)(dict(params)))
+
+
 def _keep(table: dict[str, Tensor], name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
     table.setdefault(name, args[0])
 

@@ -69,19 +69,6 @@ class Relation(ABC):
         """Sum of the column nodes of each row, weighted, over the root of their number."""
 
     @abstractmethod
-    def carry(self, values: Tensor, cols: Tensor, taps: Tensor | None) -> Tensor:
-        """Sum of what the columns of each row say, weighted, as the network itself sums them.
-
-        Args:
-            values: Weights, ``[*net, group, row, col, tap]``, or ``[entry]`` in a list.
-            cols: ``[*net, col, d]``, or ``[col, d]`` if it is the same in all networks.
-            taps: Factors of each tap, ``[tap, d]``, or ``[entry, d]`` in a list.
-
-        Returns:
-            ``[*net, row, d]``.
-        """
-
-    @abstractmethod
     def moments(self, messages: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # edges -> [*net, row, d], each
         """Mean, minimum, maximum and mean square over the edges of each row."""
 
@@ -145,21 +132,6 @@ class BlockEdges(Relation):
         rows = (weights if self._axis == -2 else weights.mT) @ cols
         return rows.flatten(-3, -2) * self._col_shape[1] ** -0.5
 
-    def carry(self, values: Tensor, cols: Tensor, taps: Tensor | None) -> Tensor:
-        if self._axis == -3:
-            values = values.transpose(-3, -2)
-        group, tap, cols = self._col_shape[0], values.shape[-1], cols.unflatten(-2, self._col_shape)
-        if tap > 1 and taps is not None:
-            cols = (cols.unsqueeze(-2) * taps).flatten(-3, -2)
-        elif tap > 1:
-            cols = cols.repeat_interleave(tap, dim=-2)
-        elif taps is not None:
-            cols = cols * taps
-        values = values.flatten(-2)
-        if group == 1 and cols.ndim == 3:  # one matrix for all networks
-            return values.squeeze(-3) @ cols.squeeze(0)
-        return (values @ cols).flatten(-3, -2)
-
     def moments(self, messages: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         low, high = messages.min(self._axis).values, messages.max(self._axis).values
         mean, square = messages.mean(self._axis), messages.square().mean(self._axis)
@@ -209,9 +181,6 @@ class ListEdges(Relation):
 
     def weighted(self, weights: Tensor, nodes: Tensor) -> Tensor:
         return self.total(weights[..., None] * self.tails(nodes)) * self.row_sizes.to(nodes.dtype) ** -0.5
-
-    def carry(self, values: Tensor, cols: Tensor, taps: Tensor | None) -> Tensor:
-        raise NotImplementedError
 
     def moments(self, messages: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         low, high = self._reduce(messages, "min"), self._reduce(messages, "max")

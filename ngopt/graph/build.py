@@ -240,6 +240,7 @@ def _param_block(labelling: Labelling, s: Structure, name: str, layout: _Layout,
         attributes=tuple(labelling.attributes.get(name, {}).items()),
         aliases=tuple(labelling.aliases.get(name, ())),
         is_buffer=name in labelling.buffers,
+        step=labelling.steps.get(name, 0),
     )
 
 

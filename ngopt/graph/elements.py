@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,7 @@ class ParamBlock:
     attributes: tuple[tuple[str, str], ...] = ()  # how it is used: (("op", "convolution"), ("stride", "2,2"), ...)
     aliases: tuple[str, ...] = ()  # other names of the same (tied) tensor
     is_buffer: bool = False
+    step: int = 0  # place in the order in which the program first uses its parameters
 
     @property
     def is_edge(self) -> bool:
@@ -123,6 +125,12 @@ class GraphElements:
     def num_parameters(self) -> int:
         """Number of parameter entries."""
         return sum(block.numel for block in self.blocks)
+
+    @cached_property
+    def edges(self) -> tuple[ParamBlock, ...]:
+        """Blocks of edges in the order in which the program first uses them, whatever the order of registration."""
+        used = (block for block in self.blocks if block.is_edge and block.role != "unused")
+        return tuple(sorted(used, key=lambda block: block.step))
 
     def group_of(self, node: int) -> NodeGroup:
         """The group that a node is in."""

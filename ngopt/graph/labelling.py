@@ -43,6 +43,11 @@ class Labelling:
     unsupported: dict[str, str] = field(default_factory=dict)  # op -> path of the module that ran it
     used: set[str] = field(default_factory=set)  # tensors that the program reads
 
+    @property
+    def steps(self) -> dict[str, int]:
+        """Place of each tensor in the order in which the program first reads from it, or writes with it: 1, 2, ..."""
+        return {name: k for k, name in enumerate(dict.fromkeys(name for name, _ in self.directions), start=1)}
+
 
 def label_program(module: nn.Module, program: Program, *, strict: bool) -> Labelling:
     """Label every tensor of the program; see `ngopt.graph.labels`.

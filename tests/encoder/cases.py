@@ -17,8 +17,8 @@ from ngopt.graph.symmetry import Generator
 from ngopt.testing import relative_error
 from tests.zoo import MODELS
 
-ENCODERS = ("ng_gnn", "ng_t")  # these read mixtures too
-ALL_ENCODERS = (*ENCODERS, "neuron_mp")
+ENCODERS = ("neuron_flow", "ng_gnn", "ng_t")
+SWEEPS = ("ng_gnn", "ng_t")  # these embed every weight
 TASKS = ("classify", "edit")
 EXACT = 1e-10  # in float64, relative to the spread
 
@@ -85,7 +85,7 @@ def reader(graph: ngopt.NeuralGraph, encoder: str = "ng_gnn", task: str = "class
         torch.manual_seed(0)
         model = metanetwork(graph, encoder=encoder, task=task, **options).double().eval()
     if task == "edit":
-        nn.init.ones_(model.readout.scale)
+        nn.init.constant_(model.readout.scale, 1.0)
     return model.requires_grad_(False)
 
 

@@ -12,6 +12,7 @@ from ngopt.encoder.metanetwork import DENSE_FROM
 from tests.encoder.cases import (
     ENCODERS,
     EXACT,
+    SWEEPS,
     TASKS,
     Network,
     differ,
@@ -25,7 +26,7 @@ from tests.encoder.cases import (
 MIXTURE = ("transformer_encoder", "resnet", "siren", "maxout")  # one of them has blocks, one learned buffers
 
 tasks = pytest.mark.parametrize("task", TASKS)
-encoders = pytest.mark.parametrize("encoder", ENCODERS)
+encoders = pytest.mark.parametrize("encoder", SWEEPS)
 
 
 def worst(x: Tensor | dict[str, Tensor], y: Tensor | dict[str, Tensor]) -> float:
@@ -42,7 +43,7 @@ def of(result: Tensor | dict[str, Tensor], k: int) -> Tensor | dict[str, Tensor]
 
 
 @tasks
-@pytest.mark.parametrize("encoder", [*ENCODERS, "neuron_mp"])
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("name", ["siren", "conv_norms", "multihead_attention"])
 def test_stacks_of_any_size_and_order(name: str, encoder: str, task: str) -> None:
     graph, state = zoo(name)
@@ -57,12 +58,12 @@ def test_stacks_of_any_size_and_order(name: str, encoder: str, task: str) -> Non
 
 
 @tasks
-@encoders
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_a_transformer_a_resnet_and_a_siren_in_one_batch(encoder: str, task: str) -> None:
     """One model, one batch: every answer is that of the network alone, on the dense path and on PyG's."""
     networks = [(graph, drawn(state, 1)) for graph, state in map(zoo, MIXTURE)]
     networks.append((networks[0][0], drawn(networks[0][1], 2)))
-    model = reader(networks[0][0], encoder, task, layers=2)
+    model = reader(networks[0][0], encoder, task, **({"layers": 2} if encoder in SWEEPS else {}))
     together = model.mixed(networks)
     backwards = model.mixed(networks[::-1])
     for k, (graph, state) in enumerate(networks):
@@ -76,7 +77,7 @@ def test_a_transformer_a_resnet_and_a_siren_in_one_batch(encoder: str, task: str
 
 
 @tasks
-@pytest.mark.parametrize("encoder", [*ENCODERS, "neuron_mp"])
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_fastest_way_reads_the_same(encoder: str, task: str) -> None:
     """Many of one architecture are stacked, the rest is mixed, and all come back in order."""
     (many, state), (few, few_state) = zoo("siren"), zoo("resnet")
@@ -103,7 +104,7 @@ def test_both_paths_agree_with_other_options(options: dict, encoder: str, task: 
         assert worst(of(dense, k), mixed[k]) < EXACT
 
 
-@encoders
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_both_paths_agree_after_statistics_were_fitted(encoder: str) -> None:
     """Units come from training networks for one architecture, and from the fan-in for the other."""
     (graph, state), (other, other_state) = zoo("siren"), zoo("resnet")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.encoder.cases import ALL_ENCODERS, ENCODERS, differ, drawn, network_of, reader, stacked, zoo
+from tests.encoder.cases import ENCODERS, differ, drawn, network_of, reader, stacked, zoo
 
 NAMES = ("siren", "conv_norms", "multihead_attention", "soft_moe", "unused_parameters", "tied_autoencoder")
 
@@ -16,7 +16,7 @@ def emitted(name: str) -> set[str]:
     return {block.name for block in zoo(name)[0].blocks if block.role != "unused"}
 
 
-@pytest.mark.parametrize("encoder", ALL_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("name", NAMES)
 def test_scale_zero_changes_no_bit(name: str, encoder: str) -> None:
     graph, state = zoo(name)
@@ -35,7 +35,7 @@ def test_scale_zero_changes_no_bit(name: str, encoder: str) -> None:
             assert all(torch.equal(x[0], stack[key][k]) for key, x in one.items())
 
 
-@pytest.mark.parametrize("encoder", ALL_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("copies", [1, 3])
 @pytest.mark.parametrize("name", NAMES)
 def test_names_shapes_and_copies(name: str, copies: int, encoder: str) -> None:
@@ -50,7 +50,7 @@ def test_names_shapes_and_copies(name: str, copies: int, encoder: str) -> None:
         assert {key: x.shape for key, x in one.items()} == {key: x.shape[1:] for key, x in new.items()}
 
 
-@pytest.mark.parametrize("encoder", ALL_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_new_parameters_run(encoder: str) -> None:
     module, x = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(4, 3, dtype=torch.float64)
     graph, state = network_of(module, x)
@@ -61,7 +61,7 @@ def test_new_parameters_run(encoder: str) -> None:
     assert outputs.shape == (2, 4, 2) and outputs.isfinite().all()
 
 
-@pytest.mark.parametrize("encoder", ALL_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_entry_gets_a_change_of_its_own(encoder: str) -> None:
     """Kernels, too: what differs only by its tap."""
     graph, state = zoo("cnn_flatten")
@@ -71,7 +71,7 @@ def test_every_entry_gets_a_change_of_its_own(encoder: str) -> None:
 
 
 @pytest.mark.parametrize("task", ["classify", "edit"])
-@pytest.mark.parametrize("encoder", ALL_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_a_graph_without_edges(encoder: str, task: str) -> None:
     graph, state = network_of(nn.LayerNorm(4), torch.randn(2, 4, dtype=torch.float64))
     model = reader(zoo("mlp")[0], encoder, task)

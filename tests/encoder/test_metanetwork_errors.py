@@ -10,7 +10,7 @@ from torch import nn
 
 from ngopt.encoder import metanetwork
 from ngopt.errors import GraphMismatchError
-from tests.encoder.cases import ENCODERS, Network, State, network_of, reader, stacked, zoo
+from tests.encoder.cases import ENCODERS, SWEEPS, Network, State, network_of, reader, stacked, zoo
 
 CALLS: dict[str, Callable] = {
     "forward": lambda model, graph, state: model(graph, {name: x[None] for name, x in state.items()}),
@@ -98,7 +98,10 @@ OPTIONS: dict[str, tuple[dict, type[Exception], str]] = {
     "probes without a module": ({"probes": 4}, ValueError, "probes need module= and example="),
     "faithful with sign": ({"faithful": True, "sign": True}, ValueError, "faithful is for .* without sign"),
     "faithful with copies": ({"faithful": True, "copies": 2, "task": "edit"}, ValueError, "without sign, probes"),
-    "faithful NeuronMP": ({"faithful": True, "encoder": "neuron_mp"}, ValueError, "faithful is for NG-GNN or NG-T"),
+    "faithful NeuronFlow": ({"faithful": True, "encoder": "neuron_flow"}, ValueError, "faithful is for NG-GNN or NG-T"),
+    "probes of an editor": (
+        {"probes": 4, "task": "edit", "module": nn.Identity(), "example": torch.ones(1)}, ValueError, "probes for task"
+    ),
 }  # fmt: skip
 
 
@@ -114,15 +117,14 @@ def test_faithful_to_two_architectures() -> None:
         metanetwork([dense()[0], zoo("siren")[0]], faithful=True)
 
 
-def test_mixtures_need_edges_and_networks() -> None:
-    graph, state = dense()
-    with pytest.raises(ValueError, match="an encoder NG-GNN or NG-T without probes"):
-        reader(graph, "neuron_mp").mixed([(graph, state)])
-    with pytest.raises(ValueError, match="at least one network"):
-        reader(graph).mixed([])
-
-
 @pytest.mark.parametrize("encoder", ENCODERS)
+def test_mixtures_need_networks(encoder: str) -> None:
+    graph, _ = dense()
+    with pytest.raises(ValueError, match="at least one network"):
+        reader(graph, encoder).mixed([])
+
+
+@pytest.mark.parametrize("encoder", SWEEPS)
 @pytest.mark.parametrize("task", ["classify", "edit"])
 def test_published_models_name_what_is_wrong(encoder: str, task: str) -> None:
     graph, state = dense()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.encoder.cases import ALL_ENCODERS, ENCODERS, EXACT, Network, State, differ, network_of, reader, stacked, zoo
+from tests.encoder.cases import ENCODERS, EXACT, Network, State, differ, network_of, reader, stacked, zoo
 
 SEEN = 1e-6
 
@@ -83,15 +83,6 @@ def loaded(module: nn.Module, state: State) -> nn.Module:
     return module
 
 
-BLIND = pytest.mark.xfail(strict=True, reason="a metanetwork of NeuronMP is not told what neurons and ops do")
-SEEN_BY_ALL = ("groups", "groups of a norm", "heads")  # these change which neurons there are
-CASES = [
-    pytest.param(what, encoder, marks=BLIND if encoder == "neuron_mp" and what not in SEEN_BY_ALL else ())
-    for what in PAIRS
-    for encoder in ALL_ENCODERS
-]
-
-
 @cache
 def networks(what: str) -> tuple[Network, Network, Network]:
     """A network, another function with the same weights, and the first one traced again."""
@@ -103,7 +94,8 @@ def networks(what: str) -> tuple[Network, Network, Network]:
     return network_of(module, x), network_of(other, x), network_of(loaded(make(), module.state_dict()), x)
 
 
-@pytest.mark.parametrize(("what", "encoder"), CASES)
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("what", PAIRS)
 def test_same_weights_other_function(what: str, encoder: str) -> None:
     own, other, again = networks(what)
     model = reader(own[0], encoder)
@@ -116,7 +108,7 @@ def swapped(state: State, first: str, second: str) -> State:
     return state | {first: state[second], second: state[first]}
 
 
-@pytest.mark.parametrize("encoder", [*ENCODERS, pytest.param("neuron_mp", marks=BLIND)])
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_query_and_value_change_places(encoder: str) -> None:
     """As modules of their own, and as rows of a packed matrix."""
     graph, state = network_of(Attention(2), torch.randn(2, 6, 5, dtype=torch.float64))
@@ -131,12 +123,7 @@ def test_query_and_value_change_places(encoder: str) -> None:
     assert differ(before, model(graph, stacked(state | {name: torch.cat([key, query, value])}))) > SEEN
 
 
-NOT_TOLD_APART = pytest.mark.xfail(
-    strict=True, reason="both are linear layers between the same neurons: only their order tells them apart"
-)
-
-
-@pytest.mark.parametrize("encoder", [*ENCODERS, pytest.param("neuron_mp", marks=NOT_TOLD_APART)])
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_deep_sets_elementwise_and_mean_weights_change_places(encoder: str) -> None:
     graph, state = zoo("deep_sets")
     model = reader(graph, encoder)
@@ -144,7 +131,7 @@ def test_deep_sets_elementwise_and_mean_weights_change_places(encoder: str) -> N
     assert differ(model(graph, stacked(state)), model(graph, stacked(other))) > SEEN
 
 
-@pytest.mark.parametrize("encoder", ALL_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_names_do_not_matter(encoder: str) -> None:
     """The same function with all modules renamed."""
     x = torch.randn(2, 6, 5, dtype=torch.float64)
@@ -155,10 +142,7 @@ def test_names_do_not_matter(encoder: str) -> None:
     assert differ(model(graph, stacked(state)), model(renamed, stacked(other))) < EXACT
 
 
-ORDER = pytest.mark.xfail(strict=True, reason="sweeps go in the order of registration, not in that of the forward pass")
-
-
-@pytest.mark.parametrize("encoder", [*(pytest.param(e, marks=ORDER) for e in ENCODERS), "neuron_mp"])
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_order_of_registration_does_not_matter(encoder: str) -> None:
     """The same function with modules registered in another order."""
     x = torch.randn(4, 3, dtype=torch.float64)

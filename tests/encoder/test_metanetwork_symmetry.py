@@ -14,7 +14,6 @@ from torch import Tensor
 from ngopt.errors import SymmetryError
 from ngopt.testing import assert_equivariant, assert_invariant
 from tests.encoder.cases import (
-    ALL_ENCODERS,
     ENCODERS,
     EXACT,
     TASKS,
@@ -59,12 +58,6 @@ def test_stacked(name: str, encoder: str, task: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("name", ["soft_moe", "conv_norms", "multihead_attention", "lstm"])
-def test_neuron_mp(name: str, task: str) -> None:
-    check(zoo(name), "neuron_mp", task, mixed=False)
-
-
-@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("name", MIXED)
 def test_mixed(name: str, encoder: str, task: str) -> None:
@@ -100,7 +93,7 @@ def test_random_architectures(architecture: tuple, encoder: str, task: str, mixe
     wanted(read, state, elements(graph, 2, 1), tolerance=EXACT)
 
 
-@pytest.mark.parametrize("encoder", ALL_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("name", ["mlp", "conv_norms", "multihead_attention"])
 def test_half_a_permutation_is_noticed(name: str, encoder: str) -> None:
     """The control: permuting one parameter alone, or one learned buffer, is another network."""
@@ -118,7 +111,7 @@ def test_half_a_permutation_is_noticed(name: str, encoder: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("encoder", ALL_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("name", ["siren", "conv_norms", "grouped", "multihead_attention", "lstm"])
 def test_gradients_move_with_the_neurons(name: str, encoder: str, task: str) -> None:
     """What a loss of the readout says about each of the network's own parameters and buffers."""

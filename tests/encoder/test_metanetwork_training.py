@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import ngopt
 from ngopt.encoder import metanetwork
-from tests.encoder.cases import ALL_ENCODERS, State
+from tests.encoder.cases import ENCODERS, State
 
 STEPS = 30
 COUNT = 32
@@ -44,7 +44,7 @@ def losses(encoder: str, labels_matter: bool = True) -> tuple[list[float], nn.Mo
     return found, model
 
 
-@pytest.mark.parametrize("encoder", ALL_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_large_and_small_outputs_are_told_apart(encoder: str) -> None:
     found, _ = losses(encoder)
     assert 0.5 < found[0] < 1.0
@@ -57,7 +57,7 @@ def test_nothing_is_learned_without_steps() -> None:
     assert abs(found[-1] - found[0]) < 1e-6
 
 
-@pytest.mark.parametrize("encoder", ALL_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_edits_are_learned(encoder: str) -> None:
     """New parameters whose outputs are to be twice as large."""
     graph, params, _, x = task()
@@ -80,7 +80,7 @@ def test_edits_are_learned(encoder: str) -> None:
 
 
 @pytest.mark.parametrize("readout", ["classify", "edit"])
-@pytest.mark.parametrize("encoder", ALL_ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_gradients_in_bf16_are_finite_and_near_those_in_float32(encoder: str, readout: str) -> None:
     graph, params, labels, _ = task()
     torch.manual_seed(0)

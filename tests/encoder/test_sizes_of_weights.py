@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import ngopt
-from ngopt.encoder import metanetwork
+from ngopt.encoder import characters, metanetwork
+from tests.encoder.cases import ENCODERS
 
 metanetworks = sys.modules["ngopt.encoder.metanetwork"]  # the function of the package has the module's name
 
@@ -28,9 +29,6 @@ def change(encoder: str, scale: float, factor: float) -> float:
     return ((larger - large).abs().mean() / usual.std(0).mean()).item()
 
 
-ENCODERS = ["ng_gnn", "ng_t", "neuron_mp"]
-
-
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_large_weights_are_read_by_their_logarithm(encoder: str) -> None:
     assert change(encoder, 10, 1.01) < 0.08
@@ -41,5 +39,6 @@ def test_large_weights_are_read_by_their_logarithm(encoder: str) -> None:
 def test_as_they_are_they_would_be_noise_or_all_the_same(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control."""
     monkeypatch.setattr(metanetworks, "compressed", lambda x: x)
+    monkeypatch.setattr(characters, "_compressed", lambda z, n: z)
     assert change(encoder, 10, 1.01) > 0.1
     assert change(encoder, 1e5, 2.0) < 0.1
