@@ -64,12 +64,13 @@ def bars(suites: dict[int, Suite], steps: int) -> list[tuple[str, str]]:
     large = [runs for runs in (*held_out, *unseen) if runs.settings["parameters"] > LARGE]
     for words, some in ((f"tasks of more than {LARGE:,} parameters", large), ("the held-out suite", held_out)):
         found.append((f"{NGOPT}: time to tuned {BASE}'s final loss over {BASE}'s, {words}, below 1", _time(some)))
-    found.append(
+    found += [
         (
-            f"without a model, parameters alone: at least {WITHOUT_MODEL:.0%} of the speed-up with one, held-out suite",
-            _share(held_out, NO_MODEL, NGOPT),
+            f"{without}: at least {WITHOUT_MODEL:.0%} of the speed-up of {whole}, held-out suite",
+            _share(held_out, without, whole),
         )
-    )
+        for without, whole in ((NO_MODEL, NGOPT), (RAW_SHAPES, UNTRAINED))
+    ]
     for better, worse, words in (
         (NGOPT, UNTRAINED, "trained beats untrained"),
         (NGOPT, NO_GRAPH, "trained with the graph beats trained without it"),
@@ -177,7 +178,7 @@ def _share(suite: Suite, name: str, whole: str) -> str:
     ours, theirs = overall(both, name), overall(both, whole)
     if ours is None or theirs is None:
         return NOT_RUN
-    number = f"{ours.value:.2f} of {theirs.value:.2f} with {whole}"
+    number = f"{ours.value:.2f} of {theirs.value:.2f}"
     return _verdict(ours.value >= WITHOUT_MODEL * theirs.value, number)
 
 

@@ -161,8 +161,8 @@ def _feed_forward_settings() -> dict[str, Any]:
 
 # Without the graph: the same directions, but gates read off each tensor alone, trained that way with the same budget.
 # (`graph=False` would leave no learned gates at all: that is the untrained rule.)
-# Raw shapes: the untrained rule on every tensor as it is, no views or roles from the graph. No model: what a user gets
-# who passes parameters alone.
+# Raw shapes: the same rule untrained on every tensor in the shape that it has, with no roles, views or blocks from the
+# graph. No model: what a user gets who passes parameters alone.
 for name, words, make, pretrained, small in (
     (NGOPT, "NGOptimizer", _ngoptimizer, "ngopt-base", False),
     (NO_MODEL, "NGOptimizer, no model", _no_model, "ngopt-base", False),

@@ -501,7 +501,7 @@ def test_bars_are_met_missed_or_not_run() -> None:
     assert about("lstm at least") == "met (2.00)"
     assert about("accuracy on fm16") == "met (90.00 %)"
     assert about("accuracy on cifar") == about("cifar-32-64-64") == "not run"
-    assert about("without a model") == "missed (1.33 of 2.00 with NGOptimizer)"
+    assert about(f"{optimizers.NO_MODEL}: at least 90%") == "missed (1.33 of 2.00)"
     assert about("trained beats untrained").startswith("met (speed-up 2.00 against 1.33; lower final loss on 15 of 15")
     assert about("trained with the graph beats") == "not run"
     assert about("in the graph's views beats").startswith("met (speed-up 1.33 against 1.00")
