@@ -681,6 +681,24 @@ def test_report(smoke: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "Picture:" in capsys.readouterr().out
 
 
+def test_cost_takes_tuned_settings_and_names_what_was_not_tuned(
+    smoke: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tuning, "TUNED_STEPS", 20)
+    for name in ("WARM", "TURN"):
+        monkeypatch.setattr(costing, name, 2)
+    common = ["cost", "--results", str(smoke), "--optimizer", "AdamW", UNTRAINED]
+    assert main([*common, "--task", "gru"]) == 0
+    rows = read_results(cost_path("gru", smoke))["rows"]
+    assert [r["optimizer"] for r in rows] == ["AdamW", UNTRAINED]
+    assert rows[0]["settings"] == tuning.best_settings(TASKS["gru"], "AdamW", 20, smoke)[0]
+    (runs,) = [runs for runs in suite.read_suite(smoke)[20] if runs.name == "gru"]
+    assert runs.costs == rows
+    assert main([*common, "--task", "wine"]) == 1
+    assert "AdamW was not tuned on wine" in capsys.readouterr().err
+    assert [r["optimizer"] for r in read_results(cost_path("wine", smoke))["rows"]] == [UNTRAINED]
+
+
 def test_longer_runs_take_the_settings_of_shorter_ones(smoke: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "TUNED_STEPS", 20)
     own, source = tuning.best_settings(TASKS["gru"], "Muon", 30, smoke)
