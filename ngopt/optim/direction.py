@@ -3,11 +3,12 @@
 Gradients, and so all averages, are in units of the gradient's usual root mean square ``unit``. So neither the scale of
 the loss nor an outlier matters, and nothing overflows:
 
-    unit <- max(.95 unit + .05 min(rms(g), spike * unit), sqrt(.95) unit)    (the first time: rms(g))
+    unit <- unit^.95 min(rms(g), spike * unit)^.05                           (the first time: rms(g))
     g    <- g / max(unit, rms(g) / spike)                                    so that rms(g) is at most spike
 
-Averages of earlier steps are carried over to the new unit, which falls no faster than they do. On these gradients, in
-the matrix view, with ``t`` from 1:
+Averages of earlier steps are carried over to the new unit, but do not grow by that: where the unit falls faster than
+averages forget, as after an outlier in the very first step, they are cut. On these gradients, in the matrix view, with
+``t`` from 1:
 
     R = Q_row^T G Q_col                                                      in the eigenbases of the two sides
     M <- .9 M + .1 R,   N = .9 M + .1 R                                      Nesterov's momentum
@@ -48,10 +49,14 @@ EPS = 3e-6  # beside roots of averages in units of the gradient: above what roun
 LEAST_UNIT = 1e-37  # a gradient below counts as zero; keeps 0 / 0 out
 
 
-def rms(x: Tensor, stack: int = 0) -> Tensor:  # -> []; of a stack of so many tensors [stack]
+def rms(x: Tensor) -> Tensor:  # -> []
     """Root mean square of all entries, without overflow."""
-    x = x.reshape(stack, -1) if stack else x.reshape(-1)
-    return (torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64) / x.shape[-1] ** 0.5).to(x.dtype)
+    return root_mean_square(torch.linalg.vector_norm(x, dtype=torch.float64), x.numel(), x.dtype)
+
+
+def root_mean_square(norm: Tensor, count: Tensor | int, dtype: torch.dtype) -> Tensor:  # float64
+    """From a norm in float64; finite whatever the norm."""
+    return (norm / count**0.5).clamp_max(torch.finfo(dtype).max).to(dtype)
 
 
 def init_state(param: Tensor, plan: ParamPlan, config: UpdateConfig) -> ParamState:
@@ -100,7 +105,7 @@ def factor_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def next_unit(size: Tensor, unit: Tensor, config: UpdateConfig) -> tuple[Tensor, Tensor, Tensor]:  # of like shape
-    """The unit after one more gradient.
+    """The unit after one more gradient; a gradient of zeros says nothing about it.
 
     Args:
         size: Root mean square of the gradient.
@@ -110,11 +115,12 @@ def next_unit(size: Tensor, unit: Tensor, config: UpdateConfig) -> tuple[Tensor,
     Returns:
         What to divide the gradient by; the new unit; what carries averages over to it, ``old / new``.
     """
-    decay = config.second_moment
-    seen = torch.minimum(size, config.spike * unit)
-    new = torch.maximum(decay * unit + (1.0 - decay) * seen, decay**0.5 * unit)
-    new = torch.where(unit > 0, new, size).clamp_min(LEAST_UNIT)
-    return torch.maximum(new, size / config.spike), new, unit / new
+    decay, floor = config.second_moment, LEAST_UNIT
+    seen = torch.minimum(size, config.spike * unit).clamp_min(floor)
+    new = torch.exp(decay * torch.log(unit.clamp_min(floor)) + (1.0 - decay) * torch.log(seen))
+    new = torch.where(size > 0, torch.where(unit > 0, new, size), unit)
+    divisor = torch.maximum(new, size / config.spike).clamp_min(floor)
+    return divisor, new, (unit / new.clamp_min(floor)).clamp_max(decay**-0.5)
 
 
 def average(old: Tensor, new: Tensor, decay: float, keep: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.config import DEFAULT_LR, UpdateConfig
 from ngopt.optim.controls import CONTROLS, EXPONENT, FLOOR, LOG_GAIN
-from ngopt.optim.direction import ParamState, accumulate, direction, next_unit, rms
+from ngopt.optim.direction import ParamState, accumulate, direction, next_unit, rms, root_mean_square
 from ngopt.optim.guard import guard_of
 from ngopt.optim.plan import plan_all
 from ngopt.optim.rule import UpdateRule
@@ -81,7 +81,7 @@ def _accumulate_(
     each = [gradients[name] for stack in stacks for name in stack.names]
     dtype = each[0].dtype
     norms = torch.stack(torch._foreach_norm(each, 2, dtype=torch.float64))
-    sizes = (norms / norms.new_tensor([x.numel() ** 0.5 for x in each])).to(dtype)
+    sizes = root_mean_square(norms, norms.new_tensor([x.numel() for x in each]), dtype)
     units = join(states, "unit")
     divisors, new_units, carries = next_unit(sizes, units, config)
     units.copy_(new_units)

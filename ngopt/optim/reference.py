@@ -35,8 +35,8 @@ class Unit:
     def see(self, gradient: Tensor) -> tuple[Tensor, float]:
         """The gradient in the new unit, and what carries averages over to it."""
         old, size = self.value, float(gradient.square().mean().sqrt())
-        self.value = size if old == 0 else max(0.95 * old + 0.05 * min(size, 10 * old), math.sqrt(0.95) * old)
-        return gradient / max(self.value, size / 10), old / self.value
+        self.value = size if old == 0 else old**0.95 * min(size, 10 * old) ** 0.05
+        return gradient / max(self.value, size / 10), min(old / self.value, 0.95**-0.5)
 
 
 @dataclass

@@ -20,7 +20,7 @@ from tests.zoo.numerics import AllDouble, state_of
 
 STEPS = 2
 NOT_DIFFERENTIABLE = {"in_place"}  # overwrites what its own backward pass needs
-TOLERANCE = 1e-8  # of the largest entry; orthogonalisation amplifies rounding by a few hundred
+TOLERANCE = 1e-6  # of the largest entry; along directions without gradients, rounding is what decides
 NOISE = 1e-11  # of the largest gradient: entries below are zero but for rounding (a key's bias, a bias before a norm)
 
 
