@@ -41,7 +41,7 @@ def test_a_stack_of_one_and_the_plain_loop_do_the_same_work() -> None:
     theirs = plain_loop(rule, task, 3, "forward")()
     for name, value in theirs.items():
         assert torch.allclose(ours.weights[name][0], value, atol=1e-5)
-        assert not torch.allclose(weights[name][0], value, atol=1e-3)  # control
+        assert not torch.allclose(weights[name][0], value, atol=1e-4)  # control
     gradient, _, _ = stacked_loop(rule, task, 1, 3, "backpropagation")()
     plain = flatten(dict(enumerate(plain_loop(rule, task, 3, "backpropagation")())))  # type: ignore[arg-type]
     assert float((gradient - plain).norm() / plain.norm()) < 1e-3

@@ -98,7 +98,7 @@ def test_configs_of_the_package(name: str) -> None:
 
 
 def test_a_config_survives_json() -> None:
-    config = config_of(rule={"momentum": 0.8, "orthogonal": {"rounds": 4}}, objective={"late": 0.25})
+    config = config_of(rule={"momentum": 0.8, "largest_side": 64}, objective={"late": 0.25})
     assert parse_config(json.loads(json.dumps(dataclasses.asdict(config)))) == config
     assert config != config_of()  # control
 

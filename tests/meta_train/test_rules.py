@@ -72,7 +72,7 @@ def test_without_messages_nothing_around_the_embeddings_moves(
     for messages in (False, True):  # the second is the control
         config = config_of(slots=[slot | {"count": 1}], rule={"messages": messages})
         trainer = trainer_of(config, tmp_path / str(messages))
-        for _ in range(2):
+        for _ in range(3):  # readouts move first, then what they read, then the encoder
             trainer.iterate()
         moved = {name.removeprefix("inner.") for name, x in trainer.outer.params.items()
                  if not torch.equal(x, trainer.untrained[name])}  # fmt: skip
