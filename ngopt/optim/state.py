@@ -118,6 +118,8 @@ def fit_state(old: Mapping[str, Tensor], fresh: ParamState) -> ParamState:
     the graph loses some; all of them keep their averages. Where an average has no place any more, the others start anew
     with it: counts and moments belong together.
     """
+    if not old or not old.get("step", 1):  # nothing was averaged yet, but the weights may have been loaded since
+        return fresh
     common = old.keys() & fresh.keys()
     fits = (common == old.keys() or common == fresh.keys()) and all(old[k].shape == fresh[k].shape for k in common)
     if not fits:

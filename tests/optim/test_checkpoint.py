@@ -245,7 +245,7 @@ def test_a_pickle_is_not_run(saved: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ngopt-huge", "no/such/file.safetensors", "missing.safetensors", ""])
 def test_unknown_names_list_what_there_is(name: str) -> None:
-    with pytest.raises(CheckpointError, match="Shipped: ngopt-base, ngopt-base-no-graph, ngopt-base-untrained"):
+    with pytest.raises(CheckpointError, match=r"Shipped: .*ngopt-base-untrained"):
         ngopt.load_pretrained(name)
 
 

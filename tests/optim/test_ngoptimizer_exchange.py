@@ -119,7 +119,7 @@ def test_densification() -> None:
         for group, value in zip(optimizer.param_groups, before, strict=True):
             (old,) = group["params"]
             assert bool((old != value).all())
-            assert optimizer.state[old]["momentum"].shape == old.shape
+            assert optimizer.state[old]["momentum"].numel() == old.numel()
             longer = torch.cat([old.detach(), old.detach()[:2]]) if round % 2 == 0 else old.detach()[3:]
             if round < 2:
                 del optimizer.state[old]

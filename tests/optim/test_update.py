@@ -99,7 +99,7 @@ def test_in_place_equals_pure(case: str, trained: bool, with_graph: bool) -> Non
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("case", CASES)
 def test_in_place_equals_pure_for_large_parameters(case: str, trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ngopt.optim.inplace.SMALL", 0)
+    monkeypatch.setattr("ngopt.optim.stack.SMALL", 0)
     model, x, graph = make(case)
     rule = trained_rule() if trained else UpdateRule().double()
     w1, _ = last(run(model, x, graph, rule, 5, **OPTIONS))
