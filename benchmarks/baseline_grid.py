@@ -23,6 +23,7 @@ from benchmarks.common.rivals import WARMUP, make_rival
 from benchmarks.common.training import Run, batch_order, final_loss, mean_loss, seed_everything
 from benchmarks.models import MODELS
 from meta_train.data import DATASETS, Split, load, prepare
+from ngopt.command import run_command
 
 GRID: dict[str, list[dict[str, Any]]] = {
     "AdamW": [
@@ -142,4 +143,4 @@ def _train(name: str, point: dict[str, Any], seed: int, settings: dict[str, Any]
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

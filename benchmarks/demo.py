@@ -39,6 +39,7 @@ from benchmarks.common.training import (
 from benchmarks.models import fm16
 from benchmarks.report import markdown_table, publish
 from meta_train.data import DATASETS, Split, load, prepare
+from ngopt.command import run_command
 
 NGOPT = "NGOptimizer"
 NAMES = ("AdamW", "Muon", NGOPT)
@@ -185,4 +186,4 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -12,20 +12,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from meta_train.card import make_card
-from meta_train.config import ConfigError, read_config, shipped_configs
-from meta_train.folder import RunFolder, RunFolderError
+from meta_train.config import read_config, shipped_configs
+from meta_train.folder import RunFolder
 from meta_train.log import Log, draw_validation
 from meta_train.parallel import Processes
 from meta_train.rules import make_rule
-from meta_train.tasks import TaskError
 from meta_train.trainer import Trainer
-from ngopt.errors import CheckpointError
+from ngopt.command import run_command
+from ngopt.errors import NGOptError
 from ngopt.extras import extra
+from ngopt.files import locked
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,15 +46,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = read_config(arguments.config)
         processes = Processes()
         out = arguments.out or Path("runs/meta_train") / config.name
-        folder = RunFolder(out, config, processes)
-        rule = make_rule(config.kind, config.rule, config.init).to(arguments.device or processes.device())
-        trainer = Trainer(config, rule, folder, processes)
-        train(trainer, min(config.iterations, arguments.until or config.iterations))
-        if processes.first and trainer.done:
-            command = ["python", "-m", "meta_train", str(arguments.config)]  # all that decides about the weights
-            print(finish(trainer, command))
-        processes.close()
-    except (CheckpointError, ConfigError, RunFolderError, TaskError, ImportError, OSError, ValueError) as error:
+        with locked(out) if processes.first else nullcontext():
+            folder = RunFolder(out, config, processes)
+            rule = make_rule(config.kind, config.rule, config.init).to(arguments.device or processes.device())
+            trainer = Trainer(config, rule, folder, processes)
+            train(trainer, min(config.iterations, arguments.until or config.iterations))
+            if processes.first and trainer.done:
+                command = ["python", "-m", "meta_train", str(arguments.config)]  # all that decides about the weights
+                print(finish(trainer, command))
+            processes.close()
+    except (NGOptError, ImportError, OSError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")
 
 
@@ -115,4 +118,4 @@ def finish(trainer: Trainer, command: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from meta_train.unroll import Objective
+from ngopt.errors import NGOptError
 from ngopt.extras import extra
 from ngopt.optim.config import UpdateConfig
 
@@ -24,7 +25,7 @@ ESTIMATORS = ("backprop", "pes", "spsa")
 RULES = ("neural_graph", "feed_forward")
 
 
-class ConfigError(ValueError):
+class ConfigError(NGOptError, ValueError):
     """A config that cannot be run; the message names the entry and what it may be."""
 
 

@@ -10,21 +10,24 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from meta_train.config import RunConfig
 from meta_train.parallel import Processes
-from meta_train.tensor_files import read_tensors, write_tensors, write_whole
+from ngopt.errors import FileError, NGOptError
+from ngopt.files import parse_json, read_json, write_json, write_text
+from ngopt.tensor_files import read_tensors, reading, write_tensors
 
 CONFIG, LOG, STATE = "config.json", "log.jsonl", "state-"
 NEEDED = 64 << 20  # bytes that must be free before work begins
 
 
-class RunFolderError(RuntimeError):
+class RunFolderError(NGOptError, RuntimeError):
     """The folder cannot be used; the message says why and what to do."""
 
 
@@ -42,17 +45,17 @@ class RunFolder:
 
     def __init__(self, path: Path, config: RunConfig, processes: Processes) -> None:
         self.path, self.processes = path, processes
-        text = json.dumps(dataclasses.asdict(config), indent=2)
+        values = json.loads(json.dumps(dataclasses.asdict(config)))
         if processes.first:
             path.mkdir(parents=True, exist_ok=True)
             if (free := shutil.disk_usage(path).free) < NEEDED:
                 raise RunFolderError(f"Only {free >> 20} MiB are free at {path}; a run needs {NEEDED >> 20} MiB.")
             kept = path / CONFIG
-            if kept.is_file() and (differing := _difference(json.loads(kept.read_text()), json.loads(text))):
+            if kept.is_file() and (differing := _difference(_config(kept), values)):
                 raise RunFolderError(
                     f"{path} belongs to another config: {differing}. Name another folder with --out, or remove it."
                 )
-            write_whole(kept, (text + "\n").encode())
+            write_json(kept, values)
         processes.wait()
 
     def save(self, iteration: int, shared: tuple[dict[str, Tensor], dict[str, Any]], slots: dict[int, Any]) -> None:
@@ -93,9 +96,16 @@ class RunFolder:
 
     def read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and header of one file of a state."""
-        try:
+        with self.believing(path):
             return read_tensors(path)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+
+    @contextmanager
+    def believing(self, path: Path) -> Iterator[None]:
+        """Whatever goes wrong inside, because of what a file of a state says, is an error that says what to do."""
+        try:
+            with reading(path):
+                yield
+        except (FileError, OSError) as error:
             raise RunFolderError(
                 f"{path} is damaged ({error}). Remove the folder {path.parent}: the run then starts again from its "
                 "beginning, and gives the same weights."
@@ -110,20 +120,32 @@ class RunFolder:
         """All lines of the log; a line that a kill cut short is left out."""
         path = self.path / LOG
         rows = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
             try:
-                rows.append(json.loads(line))
-            except ValueError:
+                row = parse_json(line, path)
+            except FileError:
                 continue
+            if isinstance(row, dict) and isinstance(row.get("iteration"), int):
+                rows.append(row)
         return rows
 
     def trim_log(self, iteration: int) -> None:
         """Forget what was logged after a state: it comes again."""
         kept = [row for row in self.read_log() if row["iteration"] <= iteration]
-        write_whole(self.path / LOG, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        write_text(self.path / LOG, "".join(json.dumps(row) + "\n" for row in kept))
 
     def _states(self) -> list[Path]:
         return sorted(path for path in self.path.glob(f"{STATE}*") if path.is_dir())
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except FileError as error:
+        raise RunFolderError(
+            f"{error} It says which config the folder belongs to. Remove the file if that is the one that you name, or "
+            "name another folder with --out."
+        ) from error
 
 
 def _difference(old: Any, new: Any, where: str = "") -> str:

@@ -1,45 +1,12 @@
-"""Files that are whole at any moment: tensors as safetensors, everything else as JSON in the header. Never pickle.
-
-What is of one step goes into one file: a kill can then never leave tensors of different steps.
-"""
+"""Several groups of tensors in one file of `ngopt.tensor_files`, and the state of an optimizer as one of them."""
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-from typing import Any
-
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor
 
-HEADER = "header"
-Tensors = dict[str, Tensor]
+from ngopt.tensor_files import Tensors, read_tensors, write_tensors
 
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that whoever reads it, at any time, finds what was there or what should be, never half of it."""
-    temporary = path.with_name(f".{path.name}.part")  # what a killed process left there is written over
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def write_tensors(path: Path, tensors: Tensors, header: dict[str, Any]) -> None:
-    """Write tensors and header, as `write_whole` does."""
-    # Copies, since safetensors refuses tensors that share memory (tied weights).
-    plain = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
-    write_whole(path, save(plain, metadata={HEADER: json.dumps(header)}))
-
-
-def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors and header of a file of `write_tensors`."""
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()[HEADER])
+__all__ = ["Tensors", "group", "load_optimizer", "optimizer_tensors", "prefixed", "read_tensors", "write_tensors"]
 
 
 def prefixed(**groups: Tensors) -> Tensors:
@@ -59,9 +26,18 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Inverse of `optimizer_tensors`."""
+    """Inverse of `optimizer_tensors`.
+
+    Raises:
+        ValueError: They are not of these parameters; the optimizer is as it was.
+    """
+    params = [p for param_group in optimizer.param_groups for p in param_group["params"]]
     state: dict[int, Tensors] = {}
     for key, value in tensors.items():
-        index, name = key.split(".", 1)
+        index, _, name = key.partition(".")
+        if not index.isdecimal() or int(index) >= len(params):
+            raise ValueError(f"the state of an optimizer has an entry {key!r}, which is of no parameter")
+        if value.dim() and value.shape != params[int(index)].shape:
+            raise ValueError(f"the state of an optimizer has {tuple(value.shape)} for {key!r}, which does not fit")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -33,6 +33,8 @@ from meta_train.slots import (
 from meta_train.tasks import FAMILIES, TaskError
 from meta_train.tensor_files import group, load_optimizer, optimizer_tensors, prefixed
 from meta_train.theta import Theta, mask_of
+from ngopt.files import from_json
+from ngopt.tensor_files import check_like
 
 logger = logging.getLogger(__name__)
 FAILED = -1.0  # in place of "this slot has a piece", where its task failed to build
@@ -153,18 +155,21 @@ class Trainer:
         plans = [dataclasses.asdict(plan) for plan in self.plans]
         header = {"progress": dataclasses.asdict(self.progress), "plans": plans, "usual": self.outer.usual}
         header["failures"] = self.failures
-        tensors = prefixed(
+        slots = {
+            slot: ({str(k): x for k, x in enumerate(live.stack.tensors())}, {"step": live.stack.step})
+            for slot, live in self.live.items()
+        }
+        self.folder.save(self.progress.iteration, (self._tensors(), header), slots)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All tensors that processes share."""
+        return prefixed(
             theta=dict(self.outer.params),
             average=self.outer.average,
             best=self.best,
             optimizer=optimizer_tensors(self.outer.optimizer),
             accumulated={str(slot): x for slot, x in self.accumulated.items()},
         )
-        slots = {
-            slot: ({str(k): x for k, x in enumerate(live.stack.tensors())}, {"step": live.stack.step})
-            for slot, live in self.live.items()
-        }
-        self.folder.save(self.progress.iteration, (tensors, header), slots)
 
     def _count_gpu(self, seconds: float) -> None:
         """Count time of the run; while the first process validates, the GPUs of the others are held too."""
@@ -225,9 +230,17 @@ class Trainer:
             enter(self.rule, self.untrained, self.config.slots[slot], plan)  # raises what is wrong
 
     def _resume(self, shared: tuple[dict[str, Tensor], dict[str, Any]], state: Any) -> None:
-        tensors, header = shared
-        self.progress = Progress(**header["progress"])
-        self.plans = [Plan(**plan) for plan in header["plans"]]
+        with self.folder.believing(state / "shared.safetensors"):
+            self._restore(*shared)
+        for slot in self.processes.owned(len(self.plans)):
+            with self.folder.believing(state / f"slot-{slot}.safetensors"):
+                self._restore_slot(slot, state)
+
+    def _restore(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        """What all processes share."""
+        check_like(tensors, self._tensors(), "The state", optional="optimizer/")
+        self.progress = from_json(Progress, header["progress"], "The state")
+        self.plans = [from_json(Plan, plan, "The state") for plan in header["plans"]]
         self.outer.usual = header["usual"]
         self.failures = header.get("failures", self.failures)  # older states do not have it
         with torch.no_grad():
@@ -237,14 +250,16 @@ class Trainer:
         self.outer.average, self.best = group(tensors, "average"), group(tensors, "best")
         self.accumulated = {int(slot): x for slot, x in group(tensors, "accumulated").items()}
         load_optimizer(self.outer.optimizer, group(tensors, "optimizer"))
-        for slot in self.processes.owned(len(self.plans)):
-            plan = self.plans[slot]
-            if plan.step == plan.begin:
-                continue  # its run has not begun
-            live = enter(self.rule, self.untrained, self.config.slots[slot], dataclasses.replace(plan, begin=0))
-            values, own = self.folder.read(state / f"slot-{slot}.safetensors")
-            stack = live.stack.with_tensors(values[str(k)].to(self.device) for k in range(len(values)))
-            self.live[slot] = Live(plan, live.task, dataclasses.replace(stack, step=own["step"]))
+
+    def _restore_slot(self, slot: int, state: Any) -> None:
+        plan = self.plans[slot]
+        if plan.step == plan.begin:
+            return  # its run has not begun
+        live = enter(self.rule, self.untrained, self.config.slots[slot], dataclasses.replace(plan, begin=0))
+        values, own = self.folder.read(state / f"slot-{slot}.safetensors")
+        check_like(values, {str(k): x for k, x in enumerate(live.stack.tensors())}, "The slot")
+        stack = live.stack.with_tensors(values[str(k)].to(self.device) for k in range(len(values)))
+        self.live[slot] = Live(plan, live.task, dataclasses.replace(stack, step=own["step"]))
 
 
 def _pack(piece: Piece | None, sizes: tuple[int, int], seconds: float) -> Tensor:

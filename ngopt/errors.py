@@ -25,6 +25,14 @@ class CheckpointError(NGOptError, ValueError):
     """A checkpoint is corrupt, foreign, or from an incompatible version."""
 
 
+class FileError(NGOptError, ValueError):
+    """A file is damaged, foreign, or larger than its kind can be."""
+
+
+class FolderInUseError(NGOptError, RuntimeError):
+    """Another process works in this folder; the message says which."""
+
+
 class MissingExtraError(NGOptError, ImportError):
     """A package of an optional part of ngopt is not installed; the message names the extra that brings it."""
 

@@ -4,6 +4,7 @@ import sys
 
 from benchmarks.cnn_generalization import predictor
 from benchmarks.weight_space import cli, report
+from ngopt.command import run_command
 
 COMMANDS = {
     "run": lambda words: cli.main("cnn_generalization", words),
@@ -25,4 +26,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(lambda: main(sys.argv[1:]))

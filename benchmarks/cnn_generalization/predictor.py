@@ -8,7 +8,6 @@ python -m benchmarks.cnn_generalization save runs/cnn_generalization/wild-small/
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import ngopt
@@ -24,14 +22,14 @@ from benchmarks.cnn_generalization.accuracy import Accuracy
 from benchmarks.cnn_generalization.card import page
 from benchmarks.cnn_generalization.problem import traced
 from benchmarks.cnn_zoo import Architecture
-from benchmarks.common.results import write_text
 from benchmarks.weight_space.config import BASELINES, Config, configure
-from benchmarks.weight_space.folder import BEST, CONFIG
+from benchmarks.weight_space.folder import BEST, CONFIG, read_config
 from benchmarks.weight_space.models import build_model
 from benchmarks.weight_space.samples import Samples, Stack
 from benchmarks.weight_space.session import ROW
-from meta_train.tensor_files import read_tensors, write_tensors
-from ngopt.errors import FrozenSymmetryWarning
+from ngopt.errors import FileError, FrozenSymmetryWarning, NGOptError
+from ngopt.files import read_json, write_text
+from ngopt.tensor_files import check_like, read_tensors, reading, write_tensors
 
 FORMAT = "ngopt-accuracy-predictor-1"
 SHIPPED = Path(__file__).parent / "pretrained" / "wild-small.safetensors"
@@ -44,7 +42,7 @@ LIMITS = (
 )
 
 
-class PredictorError(ValueError):
+class PredictorError(NGOptError, ValueError):
     """A file or a network cannot be used; the message says why, and what to do."""
 
 
@@ -107,12 +105,12 @@ def save(run: Path, path: Path) -> Path:
         raise PredictorError(f"{path} should end in .safetensors: its page, which ends in .md, is written beside it.")
     if not (run / ROW).is_file() or not (run / CONFIG).is_file():
         raise PredictorError(f"{run} has no {ROW}: name the directory of a run of cnn_generalization that has ended.")
-    config = configure(**json.loads((run / CONFIG).read_text(encoding="utf-8")))
+    config = configure(**read_config(run))
     if config.suite != "cnn_generalization" or config.encoder in BASELINES or config.faithful:
         raise PredictorError(
             f"{run} is a run of {config.suite}, {config.encoder}: predictors are metanetworks of ngopt."
         )
-    row = json.loads((run / ROW).read_text(encoding="utf-8"))
+    row = read_json(run / ROW)
     tensors, found = read_tensors(run / BEST)
     size = sum(value.numel() * value.element_size() for value in tensors.values())
     if size > MOST_BYTES:
@@ -155,14 +153,16 @@ def load(path: Path = SHIPPED) -> Predictor:
             f"  python -m benchmarks.cnn_generalization save runs/cnn_generalization/wild-small/ng_gnn-seed0 {path}"
         )
     try:
-        tensors, header = read_tensors(path)
-        if header.get("format") != FORMAT:
-            raise ValueError(f"its format is {header.get('format')!r}, not {FORMAT!r}")
-        config = configure(**header["config"])
-        task = Accuracy(header["centre"], header["scale"])
-        model = _model(config, task, [Architecture.from_json(a) for a in header["architectures"]])
-        model.load_state_dict(tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        with reading(path):
+            tensors, header = read_tensors(path)
+            if header.get("format") != FORMAT:
+                raise ValueError(f"its format is {header.get('format')!r}, not {FORMAT!r}")
+            config = configure(**header["config"])
+            task = Accuracy(header["centre"], header["scale"])
+            model = _model(config, task, [Architecture.from_json(a) for a in header["architectures"]])
+            check_like(tensors, model.state_dict(), path)
+            model.load_state_dict(tensors)
+    except (FileError, OSError) as error:
         raise PredictorError(f"{path} is not a predictor that this ngopt can read ({error}). Save it again.") from error
     if bad := [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]:
         raise PredictorError(f"{path}: {', '.join(bad[:5])} hold NaN or infinity. Save it again.")

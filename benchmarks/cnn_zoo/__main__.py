@@ -20,6 +20,7 @@ from benchmarks.cnn_zoo.making import Job, make
 from benchmarks.cnn_zoo.manifest import read_manifest
 from benchmarks.cnn_zoo.plan import SIZES, ZOOS, folder
 from benchmarks.cnn_zoo.show import ceiling, check, picture, table
+from ngopt.command import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,4 +88,4 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -26,11 +26,11 @@ from benchmarks.cnn_zoo.sampler import sample
 from benchmarks.cnn_zoo.stack import TrainingStack, batches, evaluate
 from benchmarks.cnn_zoo.wild import frozen_parts, train
 from benchmarks.common.manifests import refuse_other_settings
-from benchmarks.common.results import write_text
-from benchmarks.common.shards import TEMPORARY, is_done, write_shard
+from benchmarks.common.shards import is_done, write_shard
 from benchmarks.common.workers import in_workers
 from meta_train.seeds import derive, generator
 from meta_train.tasks.drawing import choice
+from ngopt.files import locked, write_text
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,21 @@ def make(job: Job) -> dict[str, Any]:
 
     Raises:
         ValueError: Bad settings, or the folder holds a zoo that was made with others.
+        FolderInUseError: Another process makes the same zoo.
         RuntimeError: A worker failed.
     """
     if job.threads < 1 or job.workers < 1:
         raise ValueError("--threads and --workers must be at least 1.")
-    place, plan = folder(job.zoo, job.size, job.root), make_plan(job.zoo, job.size)
+    place = folder(job.zoo, job.size, job.root)
+    with locked(place):
+        return _make(job, place)
+
+
+def _make(job: Job, place: Path) -> dict[str, Any]:
+    plan = make_plan(job.zoo, job.size)
     refuse_other_settings(place, job.settings(), read_manifest)
     torch.set_num_threads(job.threads)
     images_of(job.zoo, job.size, job.root)  # before workers start: one of them fetches, not all
-    place.mkdir(parents=True, exist_ok=True)
-    for left in place.glob(f".*{TEMPORARY}"):  # of a run that was killed
-        left.unlink()
     todo = [shard for shard in plan if not is_done(place / shard.file, _settings(job, shard))]
     networks, begin = 0, time.monotonic()
     total, missing = (sum(len(shard.runs) for shard in shards) for shards in (plan, todo))
@@ -80,12 +84,13 @@ def make(job: Job) -> dict[str, Any]:
             bar.update(runs)
             networks += made
     seconds = time.monotonic() - begin
-    write_manifest(place, plan, job.zoo, job.size, job.settings())
     if not todo:
+        write_manifest(place, plan, job.zoo, job.size, job.settings())
         return {"networks": 0}
     speed = round(networks / seconds, 2)
     report = {"networks": networks, "seconds": round(seconds, 2), "per_second": speed, "workers": job.workers}
     write_text(place / REPORT, json.dumps(report, indent=2) + "\n")
+    write_manifest(place, plan, job.zoo, job.size, job.settings())  # last: with it the zoo is complete
     return report
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
 from meta_train.data import DataMissingError
+from ngopt.errors import FileError
+from ngopt.files import read_json
 
 MANIFEST = "manifest.json"
 
@@ -28,19 +29,22 @@ def read_checked(
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is cut off, of another schema, or lacks entries.
+        FileError: It is damaged, of another schema, or lacks entries.
     """
     path = place / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not whole ({error}). {again}") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != schema:
-        raise ValueError(f"{path} is not of schema {schema}. {again}")
+        manifest = read_json(path)
+    except FileError as error:
+        raise FileError(f"{path} is not whole ({error}). {again}") from error
+    if manifest.get("schema") != schema:
+        raise FileError(f"{path} is not of schema {schema}. {again}")
+    shards = manifest.get("shards", [])
+    if not isinstance(shards, list) or not all(isinstance(shard, dict) for shard in shards):
+        raise FileError(f"{path} has shards that are none. {again}")
     missing = required - manifest.keys()
-    missing |= {name for shard in manifest.get("shards", []) for name in shard_required - shard.keys()}
-    if missing or not manifest["shards"]:
-        raise ValueError(f"{path} lacks {sorted(missing) or 'shards'}. {again}")
+    missing |= {name for shard in shards for name in shard_required - shard.keys()}
+    if missing or not shards:
+        raise FileError(f"{path} lacks {sorted(missing) or 'shards'}. {again}")
     return manifest
 
 
@@ -53,7 +57,7 @@ def not_made(place: Path, what: str, command: str, root: Path | None) -> DataMis
 def digest(place: Path) -> str | None:
     """A hash of all files that the manifest in a folder names; None if there is no manifest, or it is not whole."""
     try:
-        shards = json.loads((place / MANIFEST).read_text(encoding="utf-8"))["shards"]
+        shards = read_json(place / MANIFEST)["shards"]
         files = [(shard["file"], shard["sha256"]) for shard in shards]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None  # whoever reads the networks says what is wrong

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +14,8 @@ from typing import Any
 import torch
 
 import ngopt
+from ngopt.errors import FileError
+from ngopt.files import locked, parse_json, write_text
 
 SCHEMA = 1
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -66,20 +65,6 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that whoever reads it, at any time, finds it whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp keeps files private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def write_results(path: Path, results: dict[str, Any]) -> None:
     """Write results as JSON, a line per row."""
     head = {key: value for key, value in results.items() if key != "rows"}
@@ -107,31 +92,24 @@ def put_row(
         order: Key to sort all rows by; without it the new row comes last.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.parent):
+    with locked(path.parent, wait=True):
         results = read_results(path) if path.is_file() else new_results(command, settings)
         rows = [*(other for other in results["rows"] if any(other[name] != row[name] for name in key)), row]
         results["rows"] = rows if order is None else sorted(rows, key=order)
         write_results(path, results)
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; it goes with the process, however that ends, and leaves no file behind."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def read_results(path: Path) -> dict[str, Any]:
     """Read results.
 
     Raises:
-        ValueError: The file is of another schema.
+        FileError: The file is damaged, or of another schema.
     """
-    results = json.loads(path.read_text(encoding="utf-8"))
-    if results.get("schema") != SCHEMA:
-        raise ValueError(f"{path} has schema {results.get('schema')!r}, expected {SCHEMA}. Make it again.")
+    results = parse_json(path.read_bytes(), path)
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        found = results.get("schema") if isinstance(results, dict) else None
+        raise FileError(f"{path} has schema {found!r}, expected {SCHEMA}. Make it again.")
+    rows, settings = results.get("rows"), results.get("settings")
+    if not isinstance(settings, dict) or not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
+        raise FileError(f"{path} does not have settings and rows as it should. Make it again.")
     return results

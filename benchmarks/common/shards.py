@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from meta_train.data.formats import sha256
+from ngopt.errors import FileError
+from ngopt.files import CHECKSUM, checksum, parse_json, write_bytes
 
 ENTRY = "ngopt_shard"  # one entry only: the order of several is not always the same
-TEMPORARY = ".tmp"
 
 
 def write_shard(path: Path, tensors: dict[str, Tensor], settings: dict[str, Any], notes: Any = None) -> None:
@@ -32,18 +31,8 @@ def write_shard(path: Path, tensors: dict[str, Tensor], settings: dict[str, Any]
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {"settings": settings, "content": _content(tensors)} | ({} if notes is None else {"notes": notes})
-    entry = json.dumps(header, sort_keys=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=TEMPORARY)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(save(tensors, {ENTRY: entry}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp keeps files private
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    header[CHECKSUM] = checksum(header)  # the notes too: they go into the manifest
+    write_bytes(path, save(tensors, {ENTRY: json.dumps(header, sort_keys=True)}))
 
 
 def is_done(path: Path, settings: dict[str, Any]) -> bool:
@@ -54,7 +43,7 @@ def is_done(path: Path, settings: dict[str, Any]) -> bool:
             if header.get("settings") != json.loads(json.dumps(settings)):
                 return False
             return header.get("content") == _content({name: file.get_tensor(name) for name in file.keys()})
-    except (OSError, SafetensorError, ValueError):
+    except (OSError, SafetensorError, ValueError, RuntimeError):
         return False
 
 
@@ -74,23 +63,23 @@ def read_shard(path: Path, digest: str, shapes: dict[str, tuple[int, ...]]) -> d
 
     Raises:
         FileNotFoundError: It is missing.
-        ValueError: Its bytes, its tensors or their shapes are not those that the manifest has.
+        FileError: Its bytes, its tensors or their shapes are not those that the manifest has.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. Make the set again: only what is missing is made.")
     data = path.read_bytes()
     if (found := sha256(data)) != digest:
-        raise ValueError(
+        raise FileError(
             f"{path} has SHA-256 {found}, but the manifest says {digest}. Remove this file and run the command that "
             "makes the set again."
         )
     try:
         tensors = load_bytes(data)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        raise FileError(f"{path} is not a safetensors file: {error}") from error
     if (has := {name: tuple(tensor.shape) for name, tensor in tensors.items()}) != shapes:
         wrong = sorted(name for name in shapes.keys() | has.keys() if shapes.get(name) != has.get(name))
-        raise ValueError(
+        raise FileError(
             f"{path} holds networks of another architecture than the manifest says: "
             + ", ".join(f"{name} is {has.get(name)}, expected {shapes.get(name)}" for name in wrong)
         )
@@ -99,7 +88,13 @@ def read_shard(path: Path, digest: str, shapes: dict[str, tuple[int, ...]]) -> d
 
 def _header(file: Any) -> dict[str, Any]:
     entries = list((file.metadata() or {}).values())  # under whatever name: older sets have another
-    return json.loads(entries[0]) if len(entries) == 1 else {}
+    header = parse_json(entries[0], "The header of a shard") if len(entries) == 1 else {}
+    if not isinstance(header, dict):
+        raise FileError("The header of a shard is not a JSON object.")
+    rest = {name: value for name, value in header.items() if name != CHECKSUM}
+    if CHECKSUM in header and header[CHECKSUM] != checksum(rest):
+        raise FileError("The header of a shard is not what was written.")
+    return rest
 
 
 def _content(tensors: dict[str, Tensor]) -> str:

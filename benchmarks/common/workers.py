@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any, TypeVar
@@ -52,6 +53,7 @@ def in_workers(
 
 
 def _work(work: Callable[[Any], Any], items: Sequence[Any], threads: int, report: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the process that waits for this one ends it
     torch.set_num_threads(threads)
     for item in items:
         result = work(item)

@@ -32,6 +32,7 @@ from benchmarks.common.results import RESULTS, new_results, read_results, write_
 from benchmarks.cost.encoder_networks import Batch, cnns, inrs, mixture
 from benchmarks.cost.encoder_pairs import PairReader
 from benchmarks.cost.stopwatch import Stopwatch
+from ngopt.command import run_command
 from ngopt.encoder import Metanetwork, metanetwork
 
 STACKS, PYG, PAIRS = "stacks", "PyG batch", "all pairs"
@@ -282,4 +283,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -43,6 +43,7 @@ from meta_train.tasks import Batch, Task
 from meta_train.tasks.mlp import dense
 from meta_train.trainer import Trainer
 from meta_train.unroll import Objective, meta_losses, unroll
+from ngopt.command import run_command
 from ngopt.optim.update import update
 
 PUBLISHED = RESULTS / "meta_cost.json"
@@ -356,4 +357,4 @@ def _measure_all(options: argparse.Namespace, argv: list[str] | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

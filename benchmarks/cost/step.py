@@ -28,6 +28,7 @@ import ngopt
 from benchmarks.common.results import RESULTS, new_results, write_results, write_text
 from benchmarks.cost.step_models import WORKLOADS, Workload
 from benchmarks.cost.stopwatch import Stopwatch
+from ngopt.command import run_command
 from ngopt.optim import inplace, rule
 from ngopt.optim.update import UpdateRule
 
@@ -230,4 +231,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import ngopt
+from ngopt.command import run_command
 
 
 def resnet50() -> tuple[nn.Module, object]:
@@ -95,4 +96,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -19,6 +19,7 @@ from benchmarks.inr_data.manifest import read_manifest
 from benchmarks.inr_data.plan import SIZES, SPLITS, folder, set_name
 from benchmarks.inr_data.show import picture, table
 from meta_train.data import DATASETS
+from ngopt.command import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,4 +88,4 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

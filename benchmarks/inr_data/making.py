@@ -19,8 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.common.manifests import refuse_other_settings
-from benchmarks.common.results import write_text
-from benchmarks.common.shards import TEMPORARY, is_done, write_shard
+from benchmarks.common.shards import is_done, write_shard
 from benchmarks.common.workers import in_workers
 from benchmarks.inr_data.fitting import fit
 from benchmarks.inr_data.gradient import flops
@@ -30,6 +29,7 @@ from benchmarks.inr_data.plan import SHARD, Shard, architecture, folder, make_pl
 from benchmarks.inr_data.siren import HIDDEN, OMEGA, Params, initial
 from meta_train.data import Dataset
 from meta_train.data import load as load_images
+from ngopt.files import locked, write_text
 
 ATTEMPTS = 4  # at a network below the floor
 
@@ -75,20 +75,22 @@ def make(job: Job) -> dict[str, Any]:
 
     Raises:
         ValueError: Bad settings, or the folder holds a set that was made with others.
+        FolderInUseError: Another process makes the same set.
         RuntimeError: A worker failed.
     """
     if job.augment < 0 or job.threads < 1 or job.workers < 1:
         raise ValueError("--augment must not be negative; --threads and --workers must be at least 1.")
     if job.workers > 1 and job.device != "cpu":
         raise ValueError("Several workers are for the CPU; a GPU fits thousands at once in one process.")
-    place = job.place
+    with locked(job.place):
+        return _make(job, job.place)
+
+
+def _make(job: Job, place: Path) -> dict[str, Any]:
     torch.set_num_threads(job.threads)
     data = _images(job.dataset, job.root)
     plan = make_plan(data, job.size, job.seed, job.augment, job.shard)
     refuse_other_settings(place, job.settings(), read_manifest)
-    place.mkdir(parents=True, exist_ok=True)
-    for left in place.glob(f".*{TEMPORARY}"):  # of a run that was killed
-        left.unlink()
     todo = [shard for shard in plan if not is_done(place / shard.file, _settings(job, shard))]
     peak, begin, done = matmul_flops(job.device), time.monotonic(), 0
     total = sum(len(shard.images) for shard in plan)
@@ -98,8 +100,9 @@ def make(job: Job) -> dict[str, Any]:
             done += count
             bar.update(count)
     seconds = time.monotonic() - begin
-    write_manifest(place, new_manifest(place, plan, job.size, job.augment, job.settings(), architecture(data)))
+    manifest = new_manifest(place, plan, job.size, job.augment, job.settings(), architecture(data))
     if not done:
+        write_manifest(place, manifest)
         return {"fitted": 0}
     height, width = data.train_images.shape[1:3]
     work = (
@@ -114,6 +117,7 @@ def make(job: Job) -> dict[str, Any]:
         "share_of_peak": round(work / (peak * job.workers), 3),
     }
     write_text(place / FIT, json.dumps(report, indent=2) + "\n")
+    write_manifest(place, manifest)  # last: with it the set is complete
     return report
 
 

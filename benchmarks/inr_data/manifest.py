@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,11 @@ import torch
 from safetensors.torch import load as load_bytes
 
 from benchmarks.common.manifests import MANIFEST, read_checked
-from benchmarks.common.results import machine, versions, write_text
+from benchmarks.common.results import machine, versions
 from benchmarks.inr_data.plan import SPLITS, Shard
 from meta_train.data.formats import sha256
+from ngopt.files import write_json
+from ngopt.tensor_files import reading
 
 SCHEMA = 1
 FIT = "fit.json"
@@ -58,7 +59,7 @@ def _describe(place: Path, shard: Shard, floor: float) -> dict[str, Any]:
 
 def write_manifest(place: Path, manifest: dict[str, Any]) -> None:
     """Write it: the last file of a set."""
-    write_text(place / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_json(place / MANIFEST, manifest)
 
 
 def read_manifest(place: Path) -> dict[str, Any]:
@@ -66,12 +67,14 @@ def read_manifest(place: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is cut off, of another schema, or lacks entries.
+        FileError: It is cut off, of another schema, or lacks entries.
     """
     manifest = read_checked(place, SCHEMA, REQUIRED, SHARD_REQUIRED, "Remove it and run the fit again.")
-    for shard in manifest["shards"]:
-        if shard["split"] not in SPLITS or Path(shard["file"]).name != shard["file"]:
-            raise ValueError(
-                f"{place / MANIFEST} names a file {shard['file']!r} of split {shard['split']!r}. Make the set again."
-            )
+    with reading(place / MANIFEST):
+        for shard in manifest["shards"]:
+            if shard["split"] not in SPLITS or Path(shard["file"]).name != shard["file"]:
+                raise ValueError(
+                    f"{place / MANIFEST} names a file {shard['file']!r} of split {shard['split']!r}. "
+                    "Make the set again."
+                )
     return manifest

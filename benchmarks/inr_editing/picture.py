@@ -6,16 +6,16 @@ python -m benchmarks.inr_editing.picture runs/inr_editing/mnist-medium/dilation-
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.weight_space.config import configure
-from benchmarks.weight_space.folder import BEST, CONFIG
+from benchmarks.weight_space.folder import BEST, read_config
 from benchmarks.weight_space.pictures import draw
 from benchmarks.weight_space.session import load_networks, make_trainer
 from benchmarks.weight_space.tasks import Editing
-from meta_train.tensor_files import read_tensors
+from ngopt.command import run_command
+from ngopt.tensor_files import read_tensors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = arguments.run
     if not (run / BEST).is_file():
         parser.error(f"{run} has no {BEST}: name the run directory of a run that has ended.")
-    config = configure(**json.loads((run / CONFIG).read_text(encoding="utf-8")))
+    config = configure(**read_config(run))
     if config.suite != "inr_editing":
         parser.error(f"{run} is a run of {config.suite}; pictures are of inr_editing.")
     trainer = make_trainer(config, load_networks(config, arguments.data_root), run)
@@ -42,4 +42,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Annotated, Any
 
 from benchmarks.weight_space.suites import ENCODERS, MLPS, PUBLISHED, SIZES, SUITES
+from ngopt.errors import NGOptError
 
 BASELINES = (*MLPS, "statistics")  # have no options of the metanetworks
 # What says where a run belongs, or how it is carried out; all other settings are its variant.
@@ -17,7 +18,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 CONDUCT = ("device", "threads", "checkpoint_steps", "precision", "compile")
 
 
-class ConfigError(ValueError):
+class ConfigError(NGOptError, ValueError):
     """A setting is unknown or impossible; the message says which, and what is possible."""
 
 

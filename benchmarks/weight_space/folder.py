@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-from benchmarks.common.results import write_text
 from benchmarks.weight_space.config import Config
+from ngopt.errors import FileError, NGOptError
+from ngopt.files import read_json, write_json, write_text
 
 CONFIG, STATE, BEST = "config.json", "state.safetensors", "best.safetensors"
 NETWORKS = "networks.sha256"  # which networks a run reads: see `benchmarks.common.manifests.digest`
 
 
-class TrainingError(RuntimeError):
+class TrainingError(NGOptError, RuntimeError):
     """Training cannot go on; the message says why and what to do."""
 
 
@@ -56,7 +57,7 @@ def claim(folder: Path, config: Config, networks: str | None = None) -> None:
                 "Move it away, or name --out."
             )
     if (folder / CONFIG).is_file():
-        theirs = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        theirs = read_config(folder)
         defaults = {f.name: f.default for f in fields(Config)}  # of settings that there were not yet
         theirs = {name: value for name, value in defaults.items() if value is not MISSING} | theirs
         other = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
@@ -65,4 +66,18 @@ def claim(folder: Path, config: Config, networks: str | None = None) -> None:
             raise TrainingError(
                 f"{folder} holds a run with other settings ({differences}). Move it away, or name --out."
             )
-    write_text(folder / CONFIG, json.dumps(mine, indent=2) + "\n")
+    write_json(folder / CONFIG, mine)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The settings of the run in a folder.
+
+    Raises:
+        TrainingError: The file is damaged.
+    """
+    try:
+        return read_json(folder / CONFIG)
+    except FileError as error:
+        raise TrainingError(
+            f"{error} It says which run {folder} holds. Remove it if that is the one that you ask for, or name --out."
+        ) from error

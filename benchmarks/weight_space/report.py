@@ -24,6 +24,7 @@ from benchmarks.weight_space.rows import result_path, scatter_path
 from benchmarks.weight_space.scatter import draw_scatter
 from benchmarks.weight_space.suites import SIZES, SUITES
 from benchmarks.weight_space.tables import MEASURES, suite_page, summary
+from ngopt.command import run_command
 
 SUMMARY = "weight_space"
 
@@ -73,4 +74,4 @@ def draw_files(suite: str, files: list[dict[str, Any]], images: Path, results: P
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.common.manifests import digest
-from benchmarks.common.results import write_text
 from benchmarks.weight_space.config import MLPS, Config
 from benchmarks.weight_space.folder import claim
 from benchmarks.weight_space.models import build_model
@@ -23,6 +22,7 @@ from benchmarks.weight_space.suites import SUITES
 from benchmarks.weight_space.tasks import Task
 from benchmarks.weight_space.together import Team
 from benchmarks.weight_space.train import Trainer
+from ngopt.files import locked, read_json, write_json
 
 ROW = "row.json"
 NAMED = 5  # networks that are left out, as examples
@@ -53,17 +53,18 @@ def run_all(configs: Sequence[Config], command: Sequence[str], *, out: Path, res
     problem, team = None, Team()
     for config in configs:
         folder = run_folder(out, config)
-        row = finished_row(folder, config, root)
-        if row is None:
-            problem = problem or make_problem(config, load_networks(config, root))
-            networks = networks_digest(config, root)
-            if team.first:
-                claim(folder, config, networks)
-            team.wait()  # nobody reads what is not there yet
-            row = make_row(config, run(config, problem, folder, team) | {"networks_sha256": networks}, command)
-        if not team.first:
-            continue
-        write_text(folder / ROW, json.dumps(row) + "\n")
+        with locked(folder) if team.first else nullcontext():
+            row = finished_row(folder, config, root)
+            if row is None:
+                problem = problem or make_problem(config, load_networks(config, root))
+                networks = networks_digest(config, root)
+                if team.first:
+                    claim(folder, config, networks)
+                team.wait()  # nobody reads what is not there yet
+                row = make_row(config, run(config, problem, folder, team) | {"networks_sha256": networks}, command)
+            if not team.first:
+                continue
+            write_json(folder / ROW, row)
         store(path, row, config)
         store_scatter(path, row, config)
         tqdm.write(f"{folder}: " + ", ".join(f"test {name} {value:.5g}" for name, value in row["test"].items()))
@@ -88,7 +89,7 @@ def finished_row(folder: Path, config: Config, root: Path | None) -> dict[str, A
     if not (folder / ROW).is_file():
         return None
     claim(folder, config, networks_digest(config, root))
-    return json.loads((folder / ROW).read_text(encoding="utf-8"))
+    return read_json(folder / ROW)
 
 
 def networks_digest(config: Config, root: Path | None) -> str | None:

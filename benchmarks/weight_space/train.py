@@ -36,6 +36,9 @@ from benchmarks.weight_space.step import (
 from benchmarks.weight_space.tasks import Editing, Task, as_float32
 from benchmarks.weight_space.together import Team
 from meta_train import tensor_files as checkpoint
+from ngopt.errors import FileError
+from ngopt.files import from_json
+from ngopt.tensor_files import check_like, reading
 
 LOGGED_PICTURES = 8
 MOST_SKIPPED = 20  # steps without a finite gradient in a row
@@ -283,10 +286,22 @@ class Trainer:
     def _load(self) -> None:
         if not (self.folder / STATE).is_file():
             return
-        tensors, header = checkpoint.read_tensors(self.folder / STATE)
-        self.model.load_state_dict(checkpoint.group(tensors, "model"))
-        self.best = checkpoint.group(tensors, "best")
+        try:
+            with reading(self.folder / STATE):
+                self._restore(*checkpoint.read_tensors(self.folder / STATE))
+        except FileError as error:
+            raise TrainingError(
+                f"{error} Remove {self.folder / STATE}: the run then starts again from its beginning."
+            ) from error
+
+    def _restore(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        model, best, mean = (checkpoint.group(tensors, name) for name in ("model", "best", "mean"))
+        for found in (model, best):
+            check_like(found, self.model.state_dict(), self.folder / STATE)
+        progress = from_json(Progress, header, self.folder / STATE)
         if self.mean is not None:
-            self.mean.load_state_dict(checkpoint.group(tensors, "mean"))
+            check_like(mean, self.mean.state_dict(), self.folder / STATE)
+            self.mean.load_state_dict(mean)
         checkpoint.load_optimizer(self.optimizer, checkpoint.group(tensors, "optimizer"))
-        self.progress = Progress(**header)
+        self.model.load_state_dict(model)
+        self.best, self.progress = best, progress

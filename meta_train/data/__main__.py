@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from meta_train.data.catalogue import DATASETS, SPECS, TEXTS
 from meta_train.data.loading import load, load_text
 from meta_train.data.places import DataMissingError, data_root, locate
+from ngopt.command import run_command
 
 KNOWN = (*DATASETS, *TEXTS)
 
@@ -50,4 +51,4 @@ def _summary(name: str, root: str | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 from meta_train.data.catalogue import Spec
+from ngopt.errors import NGOptError
 
 ROOT_VARIABLE = "NGOPT_DATA"
 
 
-class DataMissingError(FileNotFoundError):
+class DataMissingError(NGOptError, FileNotFoundError):
     """Files of a data set are not there and could not be fetched; the message says what to put where."""
 
 

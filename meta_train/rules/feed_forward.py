@@ -24,15 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from meta_train.rules.base import LearnedRule, State
-from meta_train.tensor_files import read_tensors, write_tensors, write_whole
 from meta_train.theta import Theta
-from ngopt.errors import CheckpointError
+from ngopt.errors import CheckpointError, FileError
+from ngopt.files import write_text
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.checkpoint import card_page
+from ngopt.tensor_files import check_like, read_tensors, reading, write_tensors
 
 DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999)
 HIDDEN = 32
@@ -105,7 +105,7 @@ class FeedForwardRule(LearnedRule):
     def save(self, theta: Theta, path: Path, card: Mapping[str, Any]) -> None:
         """Write one safetensors file, the card in its header, and the card beside it as Markdown."""
         write_tensors(path, dict(theta), {"format": FORMAT, "card": dict(card)})
-        write_whole(path.with_suffix(".md"), card_page(path.stem, card, theta).encode())
+        write_text(path.with_suffix(".md"), card_page(path.stem, card, theta))
 
 
 def log_and_sign(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,11 +126,13 @@ def load_feed_forward(path: str | Path = SHIPPED) -> FeedForwardRule:
     """
     rule = FeedForwardRule()
     try:
-        tensors, header = read_tensors(Path(path))
-        if header.get("format") != FORMAT:
-            raise ValueError(f"its format is {header.get('format')!r}")
-        rule.load_state_dict(tensors)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        with reading(path):
+            tensors, header = read_tensors(Path(path))
+            if header.get("format") != FORMAT:
+                raise ValueError(f"its format is {header.get('format')!r}")
+            check_like(tensors, rule.state_dict(), path)
+            rule.load_state_dict(tensors)
+    except (FileError, OSError) as error:
         raise CheckpointError(f"{path} is not a readable feed-forward optimizer: {error}") from error
     return rule
 

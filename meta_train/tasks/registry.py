@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from meta_train.tasks.base import FAMILIES, Task
+from ngopt.errors import NGOptError
 
 
-class TaskError(RuntimeError):
+class TaskError(NGOptError, RuntimeError):
     """A task could not be built; the message names family and seed."""
 
 

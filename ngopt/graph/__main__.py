@@ -9,6 +9,7 @@ import sys
 
 import torch
 
+from ngopt.command import run_command
 from ngopt.errors import NGOptError
 from ngopt.graph.trace import trace
 
@@ -57,4 +58,4 @@ def _example(text: str) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

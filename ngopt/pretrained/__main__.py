@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ngopt.command import run_command
 from ngopt.optim.checkpoint import DEFAULT_PRETRAINED, SHIPPED, UNTRAINED, read_card, save_pretrained, shipped
 from ngopt.optim.config import UpdateConfig
 from ngopt.optim.update import UpdateRule
@@ -50,4 +51,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

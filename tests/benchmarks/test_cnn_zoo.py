@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from benchmarks.cnn_zoo.wild import evaluate
 from benchmarks.common.manifests import MANIFEST
 from benchmarks.common.shards import read_notes, write_shard
 from meta_train.data import DataMissingError
+from ngopt.files import read_json, write_json
 
 SMALL, WILD = "small-digits", "wild-digits"
 
@@ -61,9 +61,9 @@ def contents(root: Path, zoo: str) -> dict[str, bytes]:
 
 def edit_manifest(root: Path, change: Any, zoo: str = SMALL) -> None:
     path = place(root, zoo) / MANIFEST
-    manifest = json.loads(path.read_text())
+    manifest = read_json(path)
     change(manifest)
-    path.write_text(json.dumps(manifest))
+    write_json(path, manifest)
 
 
 def rewrite(root: Path, number: int, change: Any, zoo: str = SMALL) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from benchmarks.weight_space.samples import Samples, Stack
 from benchmarks.weight_space.suites import SUITES
 from benchmarks.weight_space.tasks import Classification
 from meta_train.data import DataMissingError
+from ngopt.files import read_json, write_json
 from tests.benchmarks.weight_space_cases import killed_at, settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
@@ -117,7 +117,7 @@ def test_a_run_goes_on_after_a_kill(root: Path, tmp_path: Path, monkeypatch: pyt
 def test_other_settings_in_the_same_folder_are_refused(root: Path, tmp_path: Path) -> None:
     run(root, tmp_path, "--encoder", "mlp")
     (config,) = tmp_path.rglob("config.json")
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"lr": 0.5}))
+    write_json(config, read_json(config) | {"lr": 0.5})
     with pytest.raises(TrainingError, match=r"lr: 0.5 there, 0.001 asked for"):
         run(root, tmp_path, "--encoder", "mlp")
 
