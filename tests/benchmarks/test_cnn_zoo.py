@@ -22,7 +22,7 @@ from benchmarks.cnn_zoo.wild import evaluate
 from benchmarks.common.manifests import MANIFEST
 from benchmarks.common.shards import read_notes, write_shard
 from meta_train.data import DataMissingError
-from ngopt.files import read_json, write_json
+from ngopt.files import TEMPORARY, read_json, write_json
 
 SMALL, WILD = "small-digits", "wild-digits"
 
@@ -124,7 +124,7 @@ def test_resuming_gives_the_same_bytes(
     cut = place(broken, zoo) / "00001.safetensors"
     cut.write_bytes(cut.read_bytes()[:1000])
     (place(broken, zoo) / MANIFEST).unlink()
-    (place(broken, zoo) / ".00000.safetensors-x.tmp").write_bytes(b"left by a kill")
+    (place(broken, zoo) / f".00000.safetensors-x{TEMPORARY}").write_bytes(b"left by a kill")
     numbers = []
     monkeypatch.setattr(making, "make_shard", lambda job, s: numbers.append(s.number) or make_shard(job, s))
     assert main(["make", zoo, "--size", "smoke", "--root", str(broken)]) == 0

@@ -22,8 +22,7 @@ from benchmarks.inr_data.making import Job, make
 from benchmarks.inr_data.manifest import FIT, read_manifest
 from benchmarks.inr_data.show import table
 from meta_train.data import DataMissingError
-from ngopt.errors import FileError
-from ngopt.files import read_json, write_json
+from ngopt.files import TEMPORARY, read_json, write_json
 
 NAME = "digits-smoke"
 
@@ -131,7 +130,7 @@ def test_the_same_bytes_after_interruptions(made: Path, tmp_path: Path, monkeypa
 
     def killed(path: Path, *rest: Any) -> None:
         if len(written) == 3:
-            (folder / f".{path.name}-x.tmp").write_bytes(b"half")
+            (folder / f".{path.name}-x{TEMPORARY}").write_bytes(b"half")
             raise KeyboardInterrupt
         written.append(path.name)
         write_shard(path, *rest)
@@ -151,6 +150,14 @@ def test_the_same_bytes_after_interruptions(made: Path, tmp_path: Path, monkeypa
     assert make(job(tmp_path, augment=1))["fitted"] == 16
     assert contents(tmp_path) == contents(made)
     assert make(job(tmp_path, augment=1))["fitted"] == 0
+    (folder / written[0]).unlink()
+    (folder / FIT).unlink()
+    with monkeypatch.context() as patch:  # between the report and the manifest, which is the last file
+        patch.setattr(making, "write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make(job(tmp_path, augment=1))
+    assert make(job(tmp_path, augment=1))["fitted"] == 0
+    assert contents(tmp_path) == contents(made) and json.loads((folder / FIT).read_text())["fitted"] == 16
 
 
 def test_workers_change_nothing_and_copies_can_come_later(made: Path, tmp_path: Path) -> None:
@@ -273,7 +280,7 @@ def test_a_missing_file_is_named(broken: Path) -> None:
 def test_bad_manifests(broken: Path, change: Any, message: str) -> None:
     path = broken / "inr" / NAME / MANIFEST
     path.write_text(change(json.dumps(read_json(path), indent=1)))  # without checksum, as if it had been made so
-    with pytest.raises(FileError, match=message):
+    with pytest.raises(ValueError, match=message):
         load("digits", "smoke", broken)
 
 
