@@ -80,15 +80,18 @@ def _layout(labelling: Labelling, s: Structure, name: str) -> _Layout:
     if len(shape) < 2:
         return _Layout(0 if shape else None, None)
     ways = {axis: labelling.directions.get((name, axis)) for axis in range(len(shape))}
-    row = next((a for a, way in ways.items() if way == "out"), None)
+    wish = next((c for c in labelling.conditionals.values() if c.tensor == name), None)
+    # An axis that only picks the group (the experts of a stack) is neither row nor column, where there is another.
+    spent = wish.given if wish is not None and shape[wish.given] == wish.groups else None
+    outs = [a for a, way in ways.items() if way == "out"]
+    row = next((a for a in outs if a != spent), next(iter(outs), None))
     col = next((a for a, way in ways.items() if way == "in" and a != row), None)
-    mobile = [a for a in range(len(shape)) if s.mobile[s.class_of[ids[a].numpy().ravel()]].any()]
+    mobile = [a for a in range(len(shape)) if a != spent and s.mobile[s.class_of[ids[a].numpy().ravel()]].any()]
     rest = [a for a in mobile if a not in (row, col)] + [a for a in range(len(shape)) if a not in mobile]
     rest = [a for a in rest if a not in (row, col)]
     is_vector = row is None and col is None and len(mobile) < 2 and (mobile or len(shape) > 2)
     row = rest.pop(0) if row is None else row
     col = None if is_vector else rest.pop(0) if col is None else col
-    wish = next((c for c in labelling.conditionals.values() if c.tensor == name), None)
     return _Layout(row, col, wish.given, wish.groups) if wish else _Layout(row, col)
 
 
@@ -268,6 +271,7 @@ def _role(labelling: Labelling, s: Structure, name: str, row_ids: Ids, layout: _
         return "embedding"
     if layout.col is None:
         last = name.rsplit(".", 1)[-1]
-        return "table" if len(labelling.shapes[name]) > 1 else "bias" if "bias" in last else "scale"
+        axes = len(labelling.shapes[name]) - (layout.given is not None)
+        return "table" if axes > 1 else "bias" if "bias" in last else "scale"
     roles = dict.fromkeys(s.table.role[row_ids.ravel()].tolist())
     return "+".join(ROLES[r] for r in roles)

@@ -55,9 +55,11 @@ def _shape_of(param: Tensor) -> torch.Size | None:
 
 
 def unchanged(members: Members, groups: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the groups still hold what they held."""
+    """Whether the groups still hold what they held, under the same names."""
     return len(members) == len(groups) and all(
-        len(group["params"]) == len(known) and all(m.is_still(p) for m, p in zip(known, group["params"], strict=True))
+        len(group["params"]) == len(known)
+        and all(m.is_still(p) for m, p in zip(known, group["params"], strict=True))
+        and [m.name for m in known] == group.get("param_names")  # ZeroRedundancyOptimizer copies another rank's
         for known, group in zip(members, groups, strict=True)
     )
 

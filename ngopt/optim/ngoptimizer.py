@@ -30,7 +30,7 @@ from ngopt.optim.listener import Listener, unwrap
 from ngopt.optim.match import Share, explain_difference, fingerprint, listing, share_out
 from ngopt.optim.names import generated, is_generated, unique
 from ngopt.optim.plan import plan_of
-from ngopt.optim.ranks import any_rank, wrapper_of
+from ngopt.optim.ranks import Ranks
 from ngopt.optim.state import ENTRY, SHARED, Extra, fit_state, layout_of, pack_extra, restore
 from ngopt.optim.update import DEFAULT_LR, UpdateRule, init_state, update_
 from ngopt.optim.validation import check_state_dict
@@ -125,7 +125,7 @@ class NGOptimizer(torch.optim.Optimizer):
         self._named = dict(unwrap(model).named_parameters()) if model is not None else {}
         self._listener: Listener | None = None  # while the first forward pass is to be captured
         self._saved_graph: dict[str, str] = {}  # fingerprint of the graph that a loaded state belongs to
-        self._wrapper = wrapper_of(model)  # DistributedDataParallel, whose ranks skip steps together
+        self._ranks = Ranks(model)  # which skip steps together
         self._members: Members = []  # what the groups held when they were last looked at
         self._shares: list[Share] | None = None  # made from all of the above; None: to be made again
         self._warned: set[str] = set()
@@ -188,7 +188,7 @@ class NGOptimizer(torch.optim.Optimizer):
             self._listener.settle()
         grads = self._gradients()
         bad = nonfinite(grads) if grads else []
-        if any_rank(bool(bad), self._wrapper, self._device()):
+        if self._ranks.any(bool(bad), self, self._device()):
             self.skipped_steps += 1
             self._warn_once(
                 "nonfinite",
@@ -206,10 +206,14 @@ class NGOptimizer(torch.optim.Optimizer):
     def _gradients(self) -> dict[str, Tensor]:
         """Gradients by name on the graph; makes state for parameters that get one for the first time."""
         self._follow()
-        if self._shares is None or any(
-            param.grad is not None and not self.state.get(param)
-            for share in self._shares
-            for _, param in share.params.values()
+        if (
+            self._shares is None
+            or not self.param_groups[0]["step"]
+            or any(
+                param.grad is not None and not self.state.get(param)
+                for share in self._shares
+                for _, param in share.params.values()
+            )
         ):
             self._fit(also=[p for group in self.param_groups for p in group["params"] if p.grad is not None])
         grads = {}
@@ -326,7 +330,6 @@ class NGOptimizer(torch.optim.Optimizer):
         """Use a graph from now on. Unless ``strict``, this raises nothing: it may happen in the user's forward pass."""
         self._follow()
         self._graph, self._prefix = graph, prefix
-        self._wrapper = wrapper_of(None) or self._wrapper  # the wrapper may be younger than this optimizer
         if self._listener is not None:
             self._listener.stop()
             self._listener = None
@@ -346,7 +349,7 @@ class NGOptimizer(torch.optim.Optimizer):
 
     def _report(self, graph: NeuralGraph | None, prefix: str, error: Exception | None) -> None:
         """What the listener calls: with a graph, or with the reason why there is none."""
-        self._wrapper = wrapper_of(None) or self._wrapper
+        self._ranks.notice_forward()
         if graph is not None:
             self._adopt(graph, prefix)
         elif error is not None:
@@ -439,8 +442,8 @@ class NGOptimizer(torch.optim.Optimizer):
         saved = self.param_groups[0]["total_steps"]
         given = saved if self._given_total_steps is None else self._given_total_steps
         for group, own_names in zip(self.param_groups, names, strict=True):
-            saved_names = group.get("param_names", own_names)  # real names are worth more than numbers
-            group["param_names"] = saved_names if all(map(is_generated, own_names)) else own_names
+            numbered = extra is not None and all(map(is_generated, own_names))
+            group["param_names"] = group["param_names"] if numbered else own_names  # real names are worth more
             group["total_steps"] = given
         self._members = members_of(self.param_groups)
         if given != saved:
@@ -469,6 +472,6 @@ class NGOptimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self._shares = None
         if copied:
-            self._wrapper = None
+            self._ranks = Ranks()
             self._members = members_of(self.param_groups)
             self._listener = Listener(awaiting, self._report) if awaiting is not None else None

@@ -8,34 +8,68 @@ ZeroRedundancyOptimizer splits the work.
 
 from __future__ import annotations
 
+import gc
+import sys
 import weakref
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-
-def wrapper_of(model: nn.Module | None) -> weakref.ref[DistributedDataParallel] | None:
-    """The DistributedDataParallel around (or in) a model, or around the forward pass that is running now."""
-    inner = model
-    while inner is not None and not isinstance(inner, DistributedDataParallel):
-        inner = getattr(inner, "_orig_mod", None)  # torch.compile(DistributedDataParallel(model))
-    inner = inner or DistributedDataParallel._get_active_ddp_module()
-    return weakref.ref(inner) if isinstance(inner, DistributedDataParallel) else None
+_ZERO = "torch.distributed.optim.zero_redundancy_optimizer"
 
 
-def any_rank(local: bool, wrapper: weakref.ref[DistributedDataParallel] | None, device: torch.device) -> bool:
-    """Whether ``local`` is true on any rank of the wrapper; all of them must ask.
+class Ranks:
+    """The ranks that step together: those of a DistributedDataParallel wrapper, or of a ZeroRedundancyOptimizer.
 
-    Under ``model.join()`` ranks that have run out of data make no steps, and nobody may wait for them: there, and where
-    no wrapper is known, each rank decides alone.
+    Args:
+        model: What the optimizer was built from; it may be wrapped later.
     """
-    model = wrapper() if wrapper is not None else None
-    if model is None or not dist.is_initialized() or model._join_config.enable:
-        return local
-    if dist.get_world_size(model.process_group) == 1:
-        return local
-    flag = torch.tensor([float(local)], device=device)
-    dist.all_reduce(flag, dist.ReduceOp.MAX, group=model.process_group)
-    return bool(flag.item())
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self._owner: weakref.ref[Any] | None = None
+        self._searched = False
+        while model is not None and not isinstance(model, DistributedDataParallel):
+            model = getattr(model, "_orig_mod", None)  # torch.compile(DistributedDataParallel(model))
+        self._remember(model)
+
+    def notice_forward(self) -> None:
+        """Inside a forward pass: whose it is."""
+        self._remember(DistributedDataParallel._get_active_ddp_module())
+
+    def any(self, local: bool, optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
+        """Whether ``local`` is true on any rank; all of them must ask. A rank that knows of no others decides alone.
+
+        Args:
+            local: What this rank found.
+            optimizer: The optimizer that is stepping.
+            device: Where ranks exchange what they found.
+        """
+        if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+            return local
+        if not self._searched:
+            self._searched = True
+            self._remember(_zero_around(optimizer))
+        owner = self._owner() if self._owner is not None else None
+        if owner is None or dist.get_world_size(owner.process_group) == 1:
+            return local
+        if isinstance(owner, DistributedDataParallel) and owner._join_config.enable:
+            return local  # under model.join(), ranks that have run out of data make no steps: wait for none
+        flag = torch.tensor([float(local)], device=device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX, group=owner.process_group)
+        return bool(flag.item())
+
+    def _remember(self, owner: Any) -> None:
+        if owner is not None:
+            self._owner = weakref.ref(owner)
+
+
+def _zero_around(optimizer: torch.optim.Optimizer) -> Any:
+    """The ZeroRedundancyOptimizer whose share of the work an optimizer does, or None. It tells its parts nothing."""
+    module = sys.modules.get(_ZERO)
+    if module is None:
+        return None
+    zeros = (obj for obj in gc.get_objects() if issubclass(type(obj), module.ZeroRedundancyOptimizer))
+    return next((zero for zero in zeros if getattr(zero, "optim", None) is optimizer), None)

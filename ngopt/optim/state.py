@@ -116,9 +116,10 @@ def fit_state(old: Mapping[str, Tensor], fresh: ParamState) -> ParamState:
 
     Loading casts state to the parameter's dtype, a graph that arrives late adds entries, and a parameter that leaves
     the graph loses some; all of them keep their averages. Where an average has no place any more, the others start anew
-    with it: counts and moments belong together.
+    with it: counts and moments belong together. Before the first step there is nothing to keep, and the weights that
+    the fresh state was made from may be newer: a checkpoint is often loaded between the constructor and the first step.
     """
-    if not old or not old.get("step", 1):  # nothing was averaged yet, but the weights may have been loaded since
+    if not old or not bool(old["step"]):
         return fresh
     common = old.keys() & fresh.keys()
     fits = (common == old.keys() or common == fresh.keys()) and all(old[k].shape == fresh[k].shape for k in common)

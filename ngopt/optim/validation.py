@@ -49,6 +49,8 @@ def check_state_dict(
     if extra is not None and (difference := same_parameters(extra.shapes, shapes)):
         raise GraphMismatchError(f"The state belongs to another model: {difference}. Load it into the same model.")
     numbers = _check_numbers(groups, [len(own) for own in params])
+    if extra is not None:
+        _check_names(groups)
     for index, group in enumerate(groups):
         _check_options(f"param_groups[{index}]", group)
     for option in SHARED:
@@ -97,13 +99,17 @@ def _check_numbers(groups: list[dict[str, Any]], sizes: Sequence[int]) -> list[i
     for index, (group, size) in enumerate(zip(groups, sizes, strict=True)):
         if len(group["params"]) != size:
             raise CheckpointError(f"param_groups[{index}] has {len(group['params'])} parameters, and {size} here.")
-        names = group.get("param_names", [""] * size)
-        if not isinstance(names, list) or len(names) != size or not all(isinstance(name, str) for name in names):
-            raise CheckpointError(f"param_groups[{index}]['param_names'] must be a list of {size} names.")
     numbers = [number for group in groups for number in group["params"]]
     if len(set(numbers)) != len(numbers):
         raise CheckpointError("param_groups: a parameter is listed twice.")
     return numbers
+
+
+def _check_names(groups: list[dict[str, Any]]) -> None:
+    for index, group in enumerate(groups):
+        names, size = group.get("param_names"), len(group["params"])
+        if not isinstance(names, list) or len(names) != size or not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"param_groups[{index}]['param_names'] must be a list of {size} names.")
 
 
 def _check_options(where: str, group: dict[str, Any]) -> None:
