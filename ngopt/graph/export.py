@@ -91,7 +91,8 @@ def fingerprint(graph: GraphElements) -> str:
     return digest.hexdigest()[:16]
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """Lines of a table with a head."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
@@ -120,12 +121,12 @@ def summary(graph: GraphElements) -> str:
         [
             f"{graph.num_nodes:,} nodes in {len(graph.groups)} groups, {graph.num_parameters:,} parameters",
             "",
-            *_table(("nodes", "kind", "size", "", "functions"), groups),
+            *table(("nodes", "kind", "size", "", "functions"), groups),
             "",
-            *_table(("parameter", "role", "shape", "between", ""), blocks),
+            *table(("parameter", "role", "shape", "between", ""), blocks),
             "",
             f"Symmetries ({note}):",
-            *_table(("nodes", "kind", "group"), symmetries),
+            *table(("nodes", "kind", "group"), symmetries),
         ]
     )
 

@@ -32,6 +32,7 @@ from ngopt.optim.names import generated, is_generated, unique
 from ngopt.optim.plan import plan_of
 from ngopt.optim.ranks import Ranks
 from ngopt.optim.state import ENTRY, SHARED, Extra, fit_state, layout_of, pack_extra, restore
+from ngopt.optim.summary import ParamSummary, as_table, copies_of, ratios, summarise, write_scalars
 from ngopt.optim.update import DEFAULT_LR, UpdateRule, init_state, update_
 from ngopt.optim.validation import check_state_dict
 
@@ -129,6 +130,7 @@ class NGOptimizer(torch.optim.Optimizer):
         self._members: Members = []  # what the groups held when they were last looked at
         self._shares: list[Share] | None = None  # made from all of the above; None: to be made again
         self._warned: set[str] = set()
+        self._measured: dict[str, float] | None = None  # update-to-weight ratios of the last step; None: not wanted
         self.skipped_steps = 0
         defaults = dict(lr=lr, weight_decay=weight_decay, maximize=maximize)
         super().__init__(params, {**defaults, "total_steps": total_steps, "schedule": schedule, "step": 0})
@@ -196,7 +198,10 @@ class NGOptimizer(torch.optim.Optimizer):
                 "state are as before; further skips are only counted, in optimizer.skipped_steps.",
             )
         elif grads:
+            before = None if self._measured is None else copies_of(self._shares or (), grads)
             self._update(grads)
+            if before is not None:
+                self._measured = ratios(self._shares or (), before)
 
     def _device(self) -> torch.device:
         """Where ranks exchange what they found."""
@@ -261,6 +266,51 @@ class NGOptimizer(torch.optim.Optimizer):
         if not math.isfinite(value):
             raise ValueError(f"{option}={value!r} in param_groups is not finite: this step would destroy the weights.")
         return value
+
+    # ---- what it knows
+
+    def summary(self) -> str:
+        """A table of all parameters: matrix view, eigenbases, scale, gain, size of the last step, skips.
+
+        Parameters that are on no graph are marked. The update-to-weight ratio is measured from the first call of `log`
+        on. `ngopt.optim.summary.ParamSummary` says what the columns are.
+        """
+        first, graph = self.param_groups[0], self._graph
+        place = "no neural graph yet" if self._listener is not None else "no neural graph"
+        if graph is not None:
+            place = f"{graph.num_nodes:,} nodes{'' if graph.certified else ' (not certified)'}"
+        horizon = "" if first["total_steps"] is None else f" of {first['total_steps']:,}"
+        skipped = f"{self.skipped_steps} skipped" if self.skipped_steps else "none skipped"
+        return as_table(self._summaries(), f"NGOptimizer: {place}; {first['step']:,} steps made{horizon}, {skipped}")
+
+    def log(self, writer: Any, step: int) -> None:
+        """Write curves to TensorBoard: gain and update-to-weight ratio of each parameter, skips, off-graph count.
+
+        The first call starts the measuring of update-to-weight ratios: from then on each step keeps a copy of the
+        weights until it is made.
+
+        Args:
+            writer: A `torch.utils.tensorboard.SummaryWriter`, or anything with its ``add_scalar``.
+            step: Where on the curves.
+        """
+        write_scalars(writer, step, self._summaries(), self.skipped_steps)
+        self._measured = self._measured or {}
+
+    def _summaries(self) -> list[ParamSummary]:
+        self._follow()
+        if self._shares is None:
+            self._fit()
+        return summarise(self._shares or (), self.state, self._measured or {})
+
+    def __repr__(self) -> str:
+        """One line per group, without its parameters."""
+        lines = []
+        for group in self.param_groups:
+            entries = sum(param.numel() for param in group["params"] if not is_lazy(param))
+            options = ", ".join(f"{name}={group[name]!r}" for name in ("lr", "weight_decay", "maximize"))
+            lines.append(f"  {len(group['params'])} parameters, {entries:,} entries: {options}")
+        shared = ", ".join(f"{name}={self.param_groups[0][name]!r}" for name in SHARED)
+        return "\n".join([f"{type(self).__name__}({shared}", *lines, ")"])
 
     # ---- parameters and their graph
 
@@ -472,6 +522,6 @@ class NGOptimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self._shares = None
         if copied:
-            self._ranks = Ranks()
+            self._ranks, self._measured = Ranks(), None
             self._members = members_of(self.param_groups)
             self._listener = Listener(awaiting, self._report) if awaiting is not None else None

@@ -119,7 +119,7 @@ def fit_state(old: Mapping[str, Tensor], fresh: ParamState) -> ParamState:
     with it: counts and moments belong together. Before the first step there is nothing to keep, and the weights that
     the fresh state was made from may be newer: a checkpoint is often loaded between the constructor and the first step.
     """
-    if not old or not bool(old["step"]):
+    if "step" not in old or not bool(old["step"]):
         return fresh
     common = old.keys() & fresh.keys()
     fits = (common == old.keys() or common == fresh.keys()) and all(old[k].shape == fresh[k].shape for k in common)

@@ -1,0 +1,148 @@
+"""What an optimizer knows of each parameter: as a table for people, and as curves for TensorBoard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ngopt.graph.export import table
+from ngopt.optim.controls import EXPONENT, LOG_GAIN
+from ngopt.optim.match import Share
+from ngopt.optim.plan import ParamPlan, plan_of
+
+
+@dataclass(frozen=True)
+class ParamSummary:
+    """One parameter.
+
+    Attributes:
+        name: On the graph, or in its group if it is on none.
+        shape: Of the tensor.
+        on_graph: Whether it has a place on the neural graph.
+        role: As in `ngopt.graph.neural_graph.ParamBlock`; ``"weight"`` or ``"vector"`` on no graph.
+        view: The matrix view that is stepped, ``(group, row, col, tap)``.
+        bases: Sides that have an eigenbasis, with the number and size of their blocks: ``{"row": (2, 256), ...}``.
+            Empty for a parameter that is stepped entry by entry, as by Adam.
+        scale: Root mean square of a step at ``lr=1``, before schedule and gain, where the direction's is one.
+        steps: Steps that it has made.
+        gain: What the rule says of it; 1 before anything is learned or said.
+        exponent: How far the rule normalises its direction, from 0 (not at all) to 1.
+        update_to_weight: Norm of the last measured step, relative to that of the weight; None if none was measured.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    on_graph: bool
+    role: str
+    view: tuple[int, int, int, int]
+    bases: Mapping[str, tuple[int, int]]
+    scale: float
+    steps: int
+    gain: float
+    exponent: float
+    update_to_weight: float | None
+
+
+def summarise(
+    shares: Iterable[Share], state: Mapping[Tensor, Mapping[str, Tensor]], measured: Mapping[str, float]
+) -> list[ParamSummary]:
+    """All parameters of an optimizer, in its order.
+
+    Args:
+        shares: Its shares of the graph.
+        state: Its state by parameter.
+        measured: Update-to-weight ratios by name.
+    """
+    found = []
+    for share in shares:
+        for name, (index, param) in share.params.items():
+            plan = plan_of(share.graph, name, tuple(param.shape), share.rule.config)
+            row = _summarise_one(plan, param, state.get(param, {}), share, measured.get(name))
+            found.append((index, row))
+    return [row for _, row in sorted(found, key=lambda entry: entry[0])]
+
+
+def _summarise_one(
+    plan: ParamPlan, param: Tensor, own: Mapping[str, Tensor], share: Share, ratio: float | None
+) -> ParamSummary:
+    config = share.rule.config
+    size = float(plan.scale(config, own["initial_rms"] if own else 0.0)) * config.step_size
+    guard = float(own["guard"]) if own and float(own["step"]) else 1.0  # the first step finds it
+    said = own.get("controls")
+    return ParamSummary(
+        name=plan.name,
+        shape=tuple(param.shape),
+        on_graph=plan.block is not None,
+        role=plan.role,
+        view=plan.matrix_shape,
+        bases={side.name: (side.blocks, side.size) for side in plan.sides},
+        scale=guard * size,
+        steps=int(own["step"]) if own else 0,
+        gain=1.0 if said is None else math.exp(float(said[LOG_GAIN])),
+        exponent=0.0 if said is None else float(said[EXPONENT]),
+        update_to_weight=ratio,
+    )
+
+
+def as_table(rows: list[ParamSummary], headline: str) -> str:
+    """The summary that people read."""
+    cells = [
+        (
+            row.name if row.on_graph else f"{row.name} *",
+            _times(row.shape) or "scalar",
+            row.role,
+            _times(row.view),
+            " ".join(f"{side} {_blocks(*size)}" for side, size in row.bases.items()) or "entry by entry",
+            f"{row.scale:.2g}",
+            f"{row.gain:.2f}",
+            f"{row.exponent:.2f}",
+            "-" if row.update_to_weight is None else f"{row.update_to_weight:.1e}",
+            str(row.steps),
+        )
+        for row in rows
+    ]
+    head = ("parameter", "shape", "role", "group x row x col x tap", "eigenbases", "scale", "gain", "exponent")
+    off = [row.name for row in rows if not row.on_graph]
+    note = [f"* on no neural graph ({len(off)}): the per-tensor rule."] if off else []
+    return "\n".join([headline, "", *table((*head, "update/weight", "steps"), cells), *note])
+
+
+def write_scalars(writer: Any, step: int, rows: list[ParamSummary], skipped_steps: int) -> None:
+    """Write to a ``SummaryWriter``: curves per parameter, and one for the steps that were skipped."""
+    for row in rows:
+        writer.add_scalar(f"gain/{row.name}", row.gain, step)
+        if row.update_to_weight is not None:
+            writer.add_scalar(f"update_to_weight/{row.name}", row.update_to_weight, step)
+    writer.add_scalar("optimizer/skipped_steps", skipped_steps, step)
+    writer.add_scalar("optimizer/parameters_off_graph", sum(not row.on_graph for row in rows), step)
+
+
+def copies_of(shares: Iterable[Share], names: Iterable[str]) -> dict[str, Tensor]:
+    """Copies of weights, for `ratios`."""
+    wanted = set(names)
+    return {key: p.detach().clone() for share in shares for key, (_, p) in share.params.items() if key in wanted}
+
+
+def ratios(shares: Iterable[Share], before: Mapping[str, Tensor]) -> dict[str, float]:
+    """Norm of the change of each weight, relative to the norm that it had; infinite for a weight that was zero."""
+    found = {}
+    for share in shares:
+        for key, (_, param) in share.params.items():
+            if key in before:
+                old = before[key].double()
+                change, size = torch.linalg.vector_norm(param.detach().double() - old), torch.linalg.vector_norm(old)
+                found[key] = (change / size).item() if change else 0.0
+    return found
+
+
+def _times(sizes: Iterable[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _blocks(count: int, size: int) -> str:
+    return str(size) if count == 1 else f"{count}*{size}"
