@@ -12,7 +12,6 @@ COLOURS = {
     "neuron_flow": "#b5179e",
     "ng_gnn": "#3b7dd8",
     "ng_t": "#e4572e",
-    "neuron_mp": "#3a9e6e",
     "mlp": "#8a8f98",
     "mlp_aug": "#5b5f66",
     "probe_mlp": "#2a9d8f",

@@ -12,7 +12,7 @@ from benchmarks.cnn_zoo.plan import ZOOS
 from benchmarks.inr_data.plan import SETS
 
 SIZES = ("smoke", "small", "medium", "large", "full")
-METANETWORKS = ("neuron_flow", "ng_gnn", "ng_t", "neuron_mp")
+METANETWORKS = ("neuron_flow", "ng_gnn", "ng_t")
 MLPS = ("mlp", "mlp_aug")
 ENCODERS = (*METANETWORKS, *MLPS, "probe_mlp", "statistics")
 PUBLISHED = ("ng_gnn", "ng_t")  # have a faithful form

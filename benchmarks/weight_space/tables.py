@@ -222,7 +222,6 @@ TITLES = {
     "neuron_flow": "NeuronFlow",
     "ng_gnn": "NG-GNN",
     "ng_t": "NG-T",
-    "neuron_mp": "NeuronMP",
     "mlp": "MLP on flat weights",
     "mlp_aug": "MLP on flat weights, permuted and flipped in training",
     "probe_mlp": "MLP on answers to learned inputs",

@@ -281,7 +281,6 @@ def metanetwork(
         torch.Size([7, 2])
     """
     graphs = [graphs] if isinstance(graphs, NeuralGraph) else list(graphs)
-    encoder = "neuron_flow" if encoder == "neuron_mp" else encoder  # for as long as suites know it by this name
     if encoder not in ENCODERS or task not in TASKS:
         raise ValueError(f"encoder is one of {ENCODERS} and task one of {TASKS}, got {encoder!r} and {task!r}")
     if copies < 1 or (copies > 1 and task != "edit"):

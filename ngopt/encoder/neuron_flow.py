@@ -145,6 +145,7 @@ class NeuronFlow(nn.Module):
     def _back(self, walk: Walk, units: Units, z: Tensor, pooled: Tensor, film: tuple[Tensor, Tensor]) -> Flow:
         """Sweep back."""
         everything = torch.arange(len(walk.codes), device=z.device)
+        z = add_rows(z, walk.inputs, self.source(walk.identity[walk.inputs]))
         context = self._context(walk, z, units.phase, film) if walk.levels else None
         out = self._act(everything, walk.parts, z, units.phase, film, context)
         gate = self._act(everything, walk.parts, z, units.phase, film, context, gates)
@@ -158,8 +159,6 @@ class NeuronFlow(nn.Module):
             return first + second + source.index_select(-2, nodes)
 
         for k, (step, x, gain) in reversed([*enumerate(zip(walk.steps, units.weights, units.gains, strict=True))]):
-            if step.constant:
-                continue
             mix = self.mix_back[min(k, len(self.mix_back) - 1)]
             _, row, col, _ = step.block.matrix_shape
             told = gradient(step.rows) * (gain[:, None] * (col / row) ** 0.5 * (1 + self.row_back(step.row_code)))

@@ -112,7 +112,7 @@ def test_run_report_save_and_predict(tmp_path: Path, capsys: pytest.CaptureFixtu
         "--zoo wild --encoder ng_gnn --faithful --option width=8 layers=2",
         "--zoo wild --encoder ng_t --faithful --no-activations --option layers=1 width=8 attention=8 heads=2",
         "--zoo wild --encoder ng_t --no-activations --option width=16",
-        "--zoo small-mnist --encoder neuron_mp --option width=16",
+        "--zoo small-mnist --encoder neuron_flow --option width=16",
         "--zoo small-mnist --encoder mlp",
         "--zoo small-mnist --encoder statistics",
     ],
@@ -138,7 +138,8 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("which", range(4), ids=["plain", "batch norm", "flatten", "layer norm"])
 @pytest.mark.parametrize(
-    ("encoder", "faithful"), [("ng_gnn", False), ("ng_gnn", True), ("ng_t", True), ("neuron_mp", False), ("mlp", False)]
+    ("encoder", "faithful"),
+    [("ng_gnn", False), ("ng_gnn", True), ("ng_t", True), ("neuron_flow", False), ("mlp", False)],
 )
 def test_predictions_do_not_depend_on_the_order_of_neurons(encoder: str, faithful: bool, which: int) -> None:
     """The control: a model of flat weights fails."""
@@ -328,7 +329,7 @@ def test_files_that_do_not_fit_the_architecture() -> None:
         ({"dataset": "wild", "encoder": "mlp_aug"}, "no encoder 'mlp_aug'"),
         ({"dataset": "wild", "encoder": "ng_gnn", "probes": 3}, "probes are for"),
         ({"dataset": "wild", "encoder": "ng_gnn", "permute": True}, "for implicit networks"),
-        ({"dataset": "wild", "encoder": "neuron_mp", "activations": False}, "no way not to see activations"),
+        ({"dataset": "wild", "encoder": "neuron_flow", "activations": False}, "no way not to see activations"),
         (
             {"dataset": "wild", "encoder": "ng_t", "activations": False, "sign": True},
             "leave it out with no-activations",

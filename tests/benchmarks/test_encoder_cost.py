@@ -95,7 +95,7 @@ def test_read_is_mixed_in_the_order_given(crowd: Batch, task: str, encoder: str)
 
 
 def test_encoders_without_mixtures_read_stacks(crowd: Batch) -> None:
-    model = reader(crowd.stacks[0][0], "neuron_mp")
+    model = reader(crowd.stacks[0][0], "neuron_flow")
     networks = crowd.first(1).networks()
     expected = torch.cat([model(graph, params) for graph, params in crowd.first(1).stacks])
     assert (model.read(networks) - expected).abs().max() < 1e-10

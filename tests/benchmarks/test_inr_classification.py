@@ -63,7 +63,7 @@ def test_command_from_end_to_end(encoder: str, root: Path, tmp_path: Path, capsy
     [
         ("--encoder ng_gnn --probes 4", "probes=4"),
         ("--encoder probe_mlp --probes 4 --option width=8", "probes=4 width=8"),
-        ("--encoder neuron_mp --probes 4 --no-sign", "no-sign probes=4"),
+        ("--encoder neuron_flow --probes 4 --no-sign", "no-sign probes=4"),
         ("--encoder ng_t --precision bf16 --option layers=2 heads=2", "heads=2 layers=2"),
         ("--encoder ng_gnn --faithful", "faithful"),
         ("--encoder ng_t --faithful --option attention=16 layers=1", "faithful attention=16 layers=1"),

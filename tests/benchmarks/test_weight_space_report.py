@@ -98,7 +98,7 @@ def test_tables(folder: Path) -> None:
     assert "probes" not in alone
     assert "| ng_t probes=64 | 95.00 | 96.00 | 1 |" in probes
     assert f"| 6,250 | `{command} --probes 64 --seed 0` |" in probes
-    assert "Not run (mnist, size small): neuron_flow, ng_gnn, ng_t faithful, neuron_mp, mlp_aug, probe_mlp." in page
+    assert "Not run (mnist, size small): neuron_flow, ng_gnn, ng_t faithful, mlp_aug, probe_mlp." in page
     assert "Not run at all: fashion-mnist, cifar10." in page
     assert "3.00" not in page  # size smoke
 
