@@ -95,9 +95,15 @@ class FlowEdit(nn.Module):
         """What transforms like the inputs of each node, and like the inverse of its outputs."""
         assert flow.out is not None and flow.u is not None and flow.g is not None
         scaling = (walk.kinds == SCALE)[:, None]
-        norm = size(flow.z)
-        squared = torch.where(scaling, norm.square(), 1.0)
-        return torch.cat([flow.z, flow.g * squared], dim=-1), torch.cat([flow.u, flow.out / squared], dim=-1)
+        scale = torch.where(scaling, size(flow.z), 1.0)
+
+        def bounded(x: Tensor) -> Tensor:
+            n = size(x)
+            return x / torch.where(scaling, n, (1 + n.square()).sqrt())
+
+        y = torch.cat([bounded(flow.z), bounded(flow.g)], dim=-1)
+        x = torch.cat([bounded(flow.u), bounded(flow.out)], dim=-1)
+        return y * scale, x / scale
 
     def weights(self, walk: Walk, k: int, ends: tuple[Tensor, Tensor]) -> Tensor:
         """Changes of the k-th step's parameter, ``[*net, copy, group, row, col, tap]``, in units."""

@@ -145,7 +145,8 @@ class NeuronFlow(nn.Module):
     def _back(self, walk: Walk, units: Units, z: Tensor, pooled: Tensor, film: tuple[Tensor, Tensor]) -> Flow:
         """Sweep back."""
         everything = torch.arange(len(walk.codes), device=z.device)
-        z = add_rows(z, walk.inputs, self.source(walk.identity[walk.inputs]))
+        which = self.source(walk.identity[walk.inputs])
+        z = add_rows(z, walk.inputs, which.expand(*z.shape[:-2], *which.shape))
         context = self._context(walk, z, units.phase, film) if walk.levels else None
         out = self._act(everything, walk.parts, z, units.phase, film, context)
         gate = self._act(everything, walk.parts, z, units.phase, film, context, gates)

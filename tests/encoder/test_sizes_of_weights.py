@@ -8,7 +8,7 @@ from torch import nn
 
 import ngopt
 from ngopt.encoder import characters, metanetwork
-from tests.encoder.cases import ENCODERS
+from tests.encoder.cases import SWEEPS
 
 metanetworks = sys.modules["ngopt.encoder.metanetwork"]  # the function of the package has the module's name
 
@@ -29,16 +29,24 @@ def change(encoder: str, scale: float, factor: float) -> float:
     return ((larger - large).abs().mean() / usual.std(0).mean()).item()
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SWEEPS)
 def test_large_weights_are_read_by_their_logarithm(encoder: str) -> None:
     assert change(encoder, 10, 1.01) < 0.08
     assert change(encoder, 1e5, 2.0) > 0.1
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SWEEPS)
 def test_as_they_are_they_would_be_noise_or_all_the_same(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control."""
     monkeypatch.setattr(metanetworks, "compressed", lambda x: x)
-    monkeypatch.setattr(characters, "_compressed", lambda z, n: z)
     assert change(encoder, 10, 1.01) > 0.1
-    assert change(encoder, 1e5, 2.0) < 0.1 or encoder == "neuron_flow"  # noise at any size
+    assert change(encoder, 1e5, 2.0) < 0.1
+
+
+def test_neuron_flow_reads_large_sums_by_their_logarithm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights are raw: what is compressed is what neurons hear."""
+    assert change("neuron_flow", 10, 1.01) < 0.08
+    compressed = change("neuron_flow", 1e5, 1.01)
+    assert change("neuron_flow", 1e5, 2.0) > 10 * compressed
+    monkeypatch.setattr(characters, "_compressed", lambda z, n: z)
+    assert change("neuron_flow", 1e5, 1.01) > 1.5 * compressed  # control
