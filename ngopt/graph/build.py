@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ngopt.graph.hashing import Ids, mix
 from ngopt.graph.labelling import Labelling
 from ngopt.graph.neural_graph import NeuralGraph, NodeGroup, ParamBlock
-from ngopt.graph.neurons import ROLES, Ids, mix
+from ngopt.graph.neurons import ROLES
 from ngopt.graph.structure import Structure
 from ngopt.graph.symmetry import Symmetries
 

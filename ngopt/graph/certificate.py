@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ngopt.errors import TraceError
 from ngopt.graph.capture import evaluating, output_tensors
+from ngopt.graph.isolation import detached, isolated
 from ngopt.graph.labelling import is_learned
 from ngopt.graph.symmetry import Generator, Symmetries
 
@@ -48,9 +50,8 @@ def double_precision() -> Iterator[None]:
         torch.set_default_dtype(default)
 
 
-def as_double(tree: Any) -> Any:
-    """Floating tensors of nested inputs in float64."""
-    return pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, tree)
+def _as_double(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def random_state(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
@@ -77,7 +78,7 @@ def _draw(name: str, tensor: Tensor, seed: int) -> Tensor:
     normal = torch.randn(count, generator=rng, dtype=torch.float64, device=tensor.device)
     normal = normal.repeat(-(-tensor.numel() // max(count, 1)))[: tensor.numel()].reshape(tensor.shape)
     if tensor.ndim >= 2:
-        return normal / max(1.0, (tensor.numel() / max(tensor.shape)) ** 0.5)
+        return normal.div_(max(1.0, (tensor.numel() / max(tensor.shape)) ** 0.5))
     if name.endswith("running_var"):
         return 0.5 + normal.abs()
     return 0.4 * normal if "bias" in name or "mean" in name else 1 + 0.4 * normal
@@ -86,26 +87,25 @@ def _draw(name: str, tensor: Tensor, seed: int) -> Tensor:
 def evaluate(
     module: nn.Module, state: Mapping[str, Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> list[Tensor]:
-    """Outputs of the module in float64 and evaluation mode, with the given state; what it draws, it draws alike."""
-    with evaluating(module), torch.no_grad(), double_precision():
-        random.seed(0)  # `evaluating` restores both
+    """Outputs of the module in float64 and evaluation mode, with the given state; what it draws, it draws alike.
+
+    It is a new copy of the module that runs, so that nothing is left of one pass in the next.
+
+    Raises:
+        TraceError: The forward pass writes to its parameters.
+    """
+    copied = isolated(module, state, _as_double)
+    inputs, _ = detached((tuple(args), dict(kwargs)), _as_double)
+    versions = [tensor._version for tensor in state.values()]
+    with evaluating(copied), double_precision():
+        random.seed(0)  # `evaluating` restores all three
+        np.random.seed(0)
         torch.manual_seed(0)
-        buffers = dict(module.named_buffers(remove_duplicate=False))  # copied: a forward pass may write to them
-        places = _places(module)
-        copies = {n: t.clone() if n in buffers else t for n, t in state.items() if n in places}
-        outputs = torch.func.functional_call(
-            module, copies, tuple(as_double(args)), dict(as_double(kwargs)), tie_weights=False
-        )
+        outputs = copied(*inputs[0], **inputs[1])
+    written = [name for (name, x), version in zip(state.items(), versions, strict=True) if x._version != version]
+    if any(name in dict(copied.named_parameters(remove_duplicate=False)) for name in written):
+        raise TraceError(f"its forward pass writes to its parameters {written[:3]}")
     return [t for t in output_tensors(outputs) if t.is_floating_point()]
-
-
-def _places(module: nn.Module) -> set[str]:
-    """One name per slot of a submodule: `functional_call` does not restore what it fills under two names."""
-    return {
-        f"{path}.{name}" if path else name
-        for path, child in module.named_modules()
-        for name in (*child._parameters, *child._buffers)
-    }
 
 
 def relative_error(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
@@ -137,7 +137,12 @@ def failing_sets(
         return all(_holds(symmetries.random(seed + trial, sets)) for trial in range(trials))
 
     def _holds(generator: Generator) -> bool:
-        return relative_error(before, evaluate(module, generator.apply(state), args, kwargs)) < TOLERANCE
+        generator.apply_(state)  # on top of those that held before: memory for one state only
+        if relative_error(before, evaluate(module, state, args, kwargs)) < TOLERANCE:
+            return True
+        state.clear()
+        state.update(random_state(module, seed))
+        return False
 
     def search(sets: list[int]) -> list[int]:
         if not sets or holds(sets):

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ngopt.graph.neurons import Ids, NeuronTable, mix, sum_by, unique_pairs
+from ngopt.graph.hashing import Ids, mix, sum_by, unique_pairs
+from ngopt.graph.neurons import NeuronTable
 
 
 @dataclass(frozen=True)

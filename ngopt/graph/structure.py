@@ -14,7 +14,8 @@ from functools import cached_property
 
 import numpy as np
 
-from ngopt.graph.neurons import Hashes, Ids, NeuronTable, mix, sum_by, text_hash
+from ngopt.graph.hashing import Hashes, Ids, mix, sum_by, text_hash
+from ngopt.graph.neurons import NeuronTable
 
 Swap = dict[int, int]  # class -> class, an involution; classes not listed stay
 

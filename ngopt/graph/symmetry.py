@@ -49,7 +49,13 @@ class Generator:
         Raises:
             GraphMismatchError: a tensor has another shape than the one traced.
         """
-        return self._symmetries.permute(state, self.moves)
+        permuted = dict(state)
+        self.apply_(permuted)
+        return permuted
+
+    def apply_(self, state: dict[str, Tensor]) -> None:
+        """As `apply`, in the dict itself, which takes no memory for a second state. The tensors are left alone."""
+        self._symmetries.permute_(state, self.moves)
 
 
 class Symmetries:
@@ -116,14 +122,12 @@ class Symmetries:
         source[here] = there
         return torch.from_numpy(source)
 
-    def permute(self, state: Mapping[str, Tensor], moves: Swap) -> dict[str, Tensor]:
-        """See `Generator.apply`."""
-        out = dict(state)
+    def permute_(self, state: dict[str, Tensor], moves: Swap) -> None:
+        """See `Generator.apply_`."""
         for name, axes in self.index_maps(moves).items():
             for alias in (name, *self.labelling.aliases.get(name, ())):
                 if alias in state:
-                    out[alias] = self._permute_tensor(alias, state[alias], name, axes)
-        return out
+                    state[alias] = self._permute_tensor(alias, state[alias], name, axes)
 
     def _permute_tensor(self, alias: str, tensor: Tensor, name: str, axes: dict[int, Tensor]) -> Tensor:
         shape = self.labelling.shapes[name]

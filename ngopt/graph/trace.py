@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from ngopt.errors import FrozenSymmetryWarning, TraceError
 from ngopt.graph.build import build_graph
-from ngopt.graph.capture import capture
+from ngopt.graph.capture import Program, capture
 from ngopt.graph.certificate import failing_sets
 from ngopt.graph.labelling import Labelling, label_program
 from ngopt.graph.neural_graph import NeuralGraph
+from ngopt.graph.outside import undoing
 from ngopt.graph.scaling import find_scalings
 from ngopt.graph.structure import Structure
 from ngopt.graph.symmetry import Symmetries
+
+LONG = 5_000  # ops; tracing costs a few milliseconds each
 
 
 def trace(
@@ -34,7 +37,8 @@ def trace(
 
     Every axis of every parameter starts with fresh neuron ids; the ids travel through the captured ATen program, and
     what the program does with them says which neurons are the same, which can be exchanged, and which are fixed.
-    The module is left as it was: modes, buffers, gradients and random state.
+    The module is left as it was: a copy of it runs, without forward hooks of the user's, and what its Python writes
+    outside of it is put back.
 
     Args:
         model: The module. It is run in evaluation mode.
@@ -56,6 +60,7 @@ def trace(
 
     Warns:
         FrozenSymmetryWarning: an op has no rule, or a certificate failed.
+        UserWarning: the forward pass is very long, or does not run in float64, so that symmetries are not certified.
 
     Example:
         >>> import torch, ngopt
@@ -67,17 +72,20 @@ def trace(
     args, kwargs = _arguments(example_inputs, example_kwargs)
     if not isinstance(model, nn.Module):
         raise TraceError(f"trace() takes a torch.nn.Module, got {type(model).__name__}")
-    program = capture(model, args, kwargs)
-    labelling = label_program(model, program, strict=strict)
-    _warn_unsupported(labelling)
-    structure = Structure(labelling.table)
-    on_meta = any(t.is_meta for t in (*model.parameters(), *model.buffers()))
-    if certify and not on_meta:
-        structure = _certified(model, labelling, structure, args, kwargs)
-    graph = build_graph(labelling, structure, certified=certify and not on_meta)
-    if scalings and not on_meta:
-        with torch.random.fork_rng(devices=[]):
-            graph = replace(graph, scalings=find_scalings(model, args, kwargs, graph))
+    with undoing(model):
+        program = capture(model, args, kwargs)
+        _warn_long(model, program)
+        labelling = label_program(model, program, strict=strict)
+        _warn_unsupported(labelling)
+        structure = Structure(labelling.table)
+        on_meta = any(t.is_meta for t in (*model.parameters(), *model.buffers()))
+        certified = False
+        if certify and not on_meta:
+            structure, certified = _certified(model, labelling, structure, args, kwargs)
+        graph = build_graph(labelling, structure, certified=certified)
+        if scalings and not on_meta:
+            with torch.random.fork_rng(devices=[]):
+                graph = replace(graph, scalings=find_scalings(model, args, kwargs, graph))
     return graph
 
 
@@ -86,6 +94,16 @@ def _arguments(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any
         return (), dict(inputs) | dict(kwargs or {})
     args = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
     return args, dict(kwargs or {})
+
+
+def _warn_long(model: nn.Module, program: Program) -> None:
+    if (count := len(program.graph.nodes)) > LONG:
+        warnings.warn(
+            f"the forward pass of {type(model).__name__} is {count:,} ops long, as Python loops over time are: tracing "
+            "it takes a while, once. Layers such as torch.nn.LSTM are read whole, whatever the length of the sequence.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _warn_unsupported(labelling: Labelling) -> None:
@@ -100,14 +118,23 @@ def _warn_unsupported(labelling: Labelling) -> None:
 
 def _certified(
     model: nn.Module, labelling: Labelling, structure: Structure, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Structure:
-    """Freeze what fails until everything that is left holds."""
+) -> tuple[Structure, bool]:
+    """Freeze what fails until everything that is left holds; False where the module cannot be run for it."""
     frozen: frozenset[int] = frozenset()
     names: set[str] = set()
     while True:
         symmetries = Symmetries(labelling, structure)
-        with torch.random.fork_rng(devices=[]):
-            bad = failing_sets(model, symmetries, args, kwargs)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                bad = failing_sets(model, symmetries, args, kwargs)
+        except Exception as error:
+            warnings.warn(
+                f"the symmetries of {type(model).__name__} could not be checked by numbers, since a copy of it does "
+                f"not run in float64 ({type(error).__name__}: {error}); they are what the rules say.",
+                UserWarning,
+                stacklevel=4,
+            )
+            return structure, False
         if not bad:
             break
         for index in bad:
@@ -123,4 +150,4 @@ def _certified(
             FrozenSymmetryWarning,
             stacklevel=4,
         )
-    return structure
+    return structure, True

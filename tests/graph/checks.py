@@ -30,7 +30,7 @@ class Traced:
     graph: ngopt.NeuralGraph
     state: dict[str, Tensor]
     outputs: list[Tensor]
-    unharmed: bool  # whether the module held the same tensors, with the same values, after the trace
+    unharmed: bool  # whether module and random state were the same, bit for bit, after the trace
 
     def error(self, state: dict[str, Tensor]) -> float:
         """How far the outputs move if the module gets this state."""
@@ -47,11 +47,21 @@ def traced(module: nn.Module, *args: Any, seed: int | None = 0, certify: bool = 
     if seed is not None:
         randomise_(module.double().eval(), seed)
     state = {name: tensor.clone() for name, tensor in state_of(module).items()}
-    held = _tensors(module)
+    held, around = _tensors(module), _surroundings(module)
     graph = ngopt.trace(module, args, example_kwargs=kwargs, certify=certify)
-    unharmed = len(held) == len(_tensors(module)) and all(x is y for x, y in zip(held, _tensors(module), strict=True))
+    unharmed = around == _surroundings(module)
+    unharmed &= len(held) == len(_tensors(module)) and all(x is y for x, y in zip(held, _tensors(module), strict=True))
     unharmed &= all(torch.equal(tensor, state[name]) for name, tensor in state_of(module).items())
     return Traced(module, args, kwargs, graph, state, evaluate(module, state, args, kwargs), unharmed)
+
+
+def _surroundings(module: nn.Module) -> list[Any]:
+    """Modes, hooks and attributes of all modules, and the state of the generators of random numbers."""
+    kept = [
+        (m.training, len(m._forward_hooks), len(m._forward_pre_hooks), sorted(m.__dict__)) for m in module.modules()
+    ]
+    switches = torch.is_grad_enabled(), torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
+    return [kept, switches, torch.get_rng_state().tolist(), random.getstate()]
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

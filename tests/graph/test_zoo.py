@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 
@@ -19,15 +17,6 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def test_zoo_is_large():
     assert len(MODELS) >= 60
-
-
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if not model.exportable])
-def test_eager_fallback_is_needed(name: str):
-    """`torch.export` rejects these models, so that their graphs come from the eager fallback."""
-    run = traced_model(name)
-    with warnings.catch_warnings(), pytest.raises(Exception, match="data-dependent"):
-        warnings.simplefilter("ignore")
-        torch.export.export(run.module, run.args, run.kwargs, strict=False)
 
 
 def test_every_parameter_is_on_the_graph_once(name: str):

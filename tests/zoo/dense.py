@@ -190,7 +190,7 @@ class ValueDependent(nn.Module):
         return self.head(h)
 
 
-@model("value_dependent_python", expected={"first hidden": (7, 1), "second hidden": (11, 1)}, exportable=False)
+@model("value_dependent_python", expected={"first hidden": (7, 1), "second hidden": (11, 1)})
 def value_dependent_python():
     return ValueDependent(), features()
 

@@ -59,7 +59,6 @@ def qwen3():
     "mixtral",
     needs="transformers",
     expected={"stream": (12, 1), **GROUPED} | layers(4, {"expert": (7, 1)}),
-    exportable=False,
 )
 def mixtral():
     from transformers import MixtralConfig, MixtralForCausalLM

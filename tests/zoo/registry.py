@@ -35,7 +35,6 @@ class Model:
     factory: Callable[[], tuple]  # () -> (module, args) or (module, args, kwargs)
     expected: Expected
     needs: str = ""  # package that it comes from
-    exportable: bool = True  # whether `torch.export` can capture it
 
     @property
     def available(self) -> bool:
@@ -66,7 +65,7 @@ def _to_double(x: torch.Tensor) -> torch.Tensor:
 MODELS: dict[str, Model] = {}
 
 
-def model(name: str, *, expected: Expected, needs: str = "", **options: bool) -> Callable[[Callable], Callable]:
+def model(name: str, *, expected: Expected, needs: str = "") -> Callable[[Callable], Callable]:
     """Add a model to the zoo.
 
     ``expected`` lists every symmetric group of the model by a name for people: ``{"hidden": (7, 1)}`` says that seven
@@ -77,7 +76,7 @@ def model(name: str, *, expected: Expected, needs: str = "", **options: bool) ->
     def register(factory: Callable[[], tuple]) -> Callable[[], tuple]:
         if name in MODELS:
             raise ValueError(f"there is a zoo model {name!r} already")
-        MODELS[name] = Model(name, factory, expected, needs, **options)
+        MODELS[name] = Model(name, factory, expected, needs)
         return factory
 
     return register

@@ -94,11 +94,11 @@ def constant_pad(tracer: Tracer, x: Label, pad: list[int], *args: Any) -> Label:
         if any(side.shape[axis] for side in sides):
             parts = [p for p in (sides[0], x, sides[1]) if p.shape[axis]]
             shape = (*x.shape[:axis], sum(p.shape[axis] for p in parts), *x.shape[axis + 1 :])
-            x = cat(_Shaped(tracer, shape), parts, axis)
+            x = cat(Shaped(tracer, shape), parts, axis)
     return x
 
 
-class _Shaped:
+class Shaped:
     """The tracer, with another output shape."""
 
     def __init__(self, tracer: Tracer, shape: tuple[int, ...]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ngopt.graph.labels import Label
+from ngopt.graph.labels import Label, axis_marks
 from ngopt.graph.rules.registry import Tracer, rule
 
 aten = torch.ops.aten
@@ -55,6 +55,20 @@ def move(tracer: Tracer, x: Label, *args: Any, **kwargs: Any) -> Label | list[La
         tracer.algebra.moved(x, shape, lambda f, i=i: op(f.expand(x.shape), *args, **kwargs)[i], lossless=lossless)
         for i, shape in enumerate(shapes)
     ]
+
+
+@rule(aten.view_as_complex)
+def view_as_complex(tracer: Tracer, x: Label) -> Label:
+    """``[..., 2] -> [...]``: what stands first in a pair is the real part, so pairs keep their order."""
+    pairs = tracer.algebra.rigid(x, [x.ndim - 1])
+    return tracer.algebra.rearrange(pairs, lambda f: f[..., 0], lossless=False)
+
+
+@rule(aten.view_as_real)
+def view_as_real(tracer: Tracer, x: Label) -> Label:
+    """``[...] -> [..., 2]``: the ids of a number are those of both of its parts, which have positions."""
+    wide = tracer.algebra.reshape(x, (*x.shape, 1))
+    return tracer.algebra.combine(wide, Label(tracer.shape, marks=axis_marks(tracer.shape, [x.ndim])))
 
 
 @rule(aten.as_strided)
