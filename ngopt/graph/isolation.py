@@ -185,7 +185,7 @@ class _Plain(nn.Module):
     """What a compiled module does, uncompiled."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._orig_mod(*args, **kwargs)
+        return self.get_submodule("_orig_mod")(*args, **kwargs)
 
 
 def _is_of_torch(hook: Any) -> bool:

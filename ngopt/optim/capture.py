@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ngopt.graph import trace
+from ngopt.graph.isolation import detached
 from ngopt.graph.neural_graph import NeuralGraph
 
 SLIM_ROWS = 2
@@ -22,11 +24,10 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def trace_quietly(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> NeuralGraph:
-    """`ngopt.trace`, unnoticed: what the model's Python does meanwhile happens to a copy of it.
+    """`ngopt.trace`, unnoticed: random numbers come from a state of its own.
 
-    The copy shares the parameters with the original and nothing else. Random numbers, those of Python's `random`
-    included, come from a state of its own. Two rows of the batch are tried first, where every tensor shares its first
-    dimension, and the whole batch if that fails.
+    Two rows of the batch are tried first, where every tensor shares its first dimension, and the whole batch if that
+    fails.
 
     Args:
         model: The module to trace, not wrapped.
@@ -41,53 +42,58 @@ def trace_quietly(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None 
     """
     if isinstance(args, Mapping):
         args, kwargs = (), {**args, **(kwargs or {})}
-    inputs = (tuple(args) if isinstance(args, (tuple, list)) else (args,), dict(kwargs or {}))
+    inputs = keep_inputs((tuple(args) if isinstance(args, tuple | list) else (args,), dict(kwargs or {})), model)
     certify = sum(param.numel() for param in model.parameters()) <= CERTIFIED_NUMEL
-    copied = _copy_sharing_parameters(model)
-
-    def attempt(inputs: Inputs) -> NeuralGraph:
-        args, kwargs = pytree.tree_map(lambda leaf: _prepare(leaf, model), inputs)
-        return trace(copied, args, example_kwargs=kwargs, certify=certify)
-
     with _own_random_state():
         slim = slim_batch(inputs)
         if slim is not None:
             # Rows of a batch are independent in nearly every model; where they are not, the whole batch is at hand.
             try:
-                return attempt(slim)
+                return trace(model, slim[0], example_kwargs=slim[1], certify=certify)
             except Warning:  # warnings are errors here: not a failure of the two rows
                 raise
             except Exception:
                 pass
-        return attempt(inputs)
+        return trace(model, inputs[0], example_kwargs=inputs[1], certify=certify)
+
+
+def keep_inputs(inputs: Inputs, module: nn.Module) -> Inputs:
+    """Detached copies of the inputs of a forward pass, to be traced with later.
+
+    They get the model's dtype where autocast makes them agree: tracing switches it off.
+    """
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+
+    def cast(tensor: Tensor) -> Tensor:
+        wanted = tensor.is_floating_point() and torch.is_autocast_enabled(tensor.device.type)
+        return tensor.to(dtype) if wanted and dtype is not None else tensor
+
+    with torch.inference_mode(False), torch.no_grad():  # the pass may be one of inference; what follows is not
+        return detached(inputs, cast)[0]
 
 
 def slim_batch(inputs: Inputs, rows: int = SLIM_ROWS) -> Inputs | None:
     """The first ``rows`` of every tensor, or None where the first dimension is not plainly a batch of more."""
-    leaves, spec = pytree.tree_flatten(inputs)
+    leaves: list[Any] = []
+    _map_leaves(inputs, leaves.append)
     sizes = {leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 0}
     if len(sizes) != 1 or max(sizes) <= rows or not all(isinstance(leaf, (Tensor, *_PLAIN)) for leaf in leaves):
         return None
-    slim = [leaf[:rows] if isinstance(leaf, Tensor) and leaf.dim() > 0 else leaf for leaf in leaves]
-    return pytree.tree_unflatten(slim, spec)
+    return _map_leaves(inputs, lambda leaf: leaf[:rows] if isinstance(leaf, Tensor) and leaf.dim() > 0 else leaf)
 
 
-def _prepare(leaf: Any, model: nn.Module) -> Any:
-    """A detached copy of a tensor, in the model's dtype where autocast makes them agree: tracing switches it off."""
-    if not isinstance(leaf, Tensor):
-        return leaf
-    leaf = leaf.detach().clone()
-    if leaf.is_floating_point() and torch.is_autocast_enabled(leaf.device.type):
-        leaf = leaf.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), leaf.dtype))
-    return leaf
+def _map_leaves(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """`tree_map` that also looks into data classes."""
 
+    def visit(leaf: Any) -> Any:
+        if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
+            return change(leaf)
+        changed = copy.copy(leaf)
+        for field in dataclasses.fields(leaf):
+            object.__setattr__(changed, field.name, _map_leaves(getattr(leaf, field.name), change))
+        return changed
 
-def _copy_sharing_parameters(model: nn.Module) -> nn.Module:
-    try:
-        # Gradients hang on parameters, so sharing the parameters also spares copying them.
-        return copy.deepcopy(model, {id(p): p for p in model.parameters()})
-    except Exception:  # a lock, a process group, a cached activation: anything can hang on a user's module
-        return model
+    return pytree.tree_map(visit, tree)
 
 
 @contextlib.contextmanager

@@ -1,135 +1,202 @@
-"""Wait for the first forward pass that the user's own loop makes, and trace what it runs.
+"""Wait for the first forward pass that the user's own loop makes, and trace what ran, once a step needs the graph.
 
-A forward pre-hook takes itself off before it does anything else. It keeps no reference to the data: the graph that
-comes out holds index tensors only. Code that is being compiled cannot be interrupted, so inside ``torch.compile`` the
-hook only notes shapes, dtypes and devices, and the next step traces with made-up inputs of those shapes. So it is for
-lazy modules, whose first pass makes their parameters.
+A forward hook copies the inputs of a pass that succeeded, and is taken off when the graph is there. Nothing else
+happens inside the user's forward pass, and nothing of the data is kept afterwards. Code that is being compiled cannot
+be interrupted, so inside ``torch.compile`` the hook notes shapes, dtypes and devices, and inputs are made up for them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
+from torch.utils.hooks import RemovableHandle
 
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim import capture
+from ngopt.optim.capture import Inputs
+from ngopt.optim.owner import can_be_called
 
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "OptimizedModule")
-Report = Callable[[NeuralGraph | None, str, Exception | None], None]
+PATIENCE = 10  # steps until modules that were never called are not waited for any more
+Report = Callable[[NeuralGraph | None, Exception | None], None]
 
 
 class Listener:
-    """Listens to a model until it runs once.
+    """Listens to the modules of a model until what is trained has run once.
 
     Args:
-        model: The model, wrapped or not.
-        report: A bound method, held weakly: called with the graph and the path of the traced module inside the model
-            (``""``, or ``"net."``); or with None and an error; or, if there is nothing to trace yet, with None twice.
+        roots: The model, wrapped or not; or several modules that are trained together.
+        report: A bound method, held weakly: called with the graph, with None and an error; or, if there is nothing to
+            trace yet, with None twice.
+        notice: Another bound method, held weakly: called inside the forward pass whose inputs are noted.
     """
 
-    def __init__(self, model: nn.Module, report: Report) -> None:
-        self.model = model
-        self._report = weakref.WeakMethod(report)
-        self._hooks = [CaptureHook(module, prefix, self._trace) for module, prefix in hook_points(model)]
+    def __init__(self, roots: Sequence[nn.Module], report: Report, notice: Callable[[], None]) -> None:
+        self._roots = [weakref.ref(root) for root in roots]
+        self._report, self._notice = weakref.WeakMethod(report), weakref.WeakMethod(notice)
+        self._traced: tuple[str, ...] = ()  # paths of the modules that the last graph is of
+        self._steps = 0
+        self._hooks: dict[str, CallHook] = {}
+        self._handles: list[RemovableHandle] = []
+        weakref.finalize(self, _remove, self._handles).atexit = False
+        for prefix, root in _with_prefixes(roots):
+            self._listen_to(hook_points(root, prefix))
+
+    @property
+    def roots(self) -> list[nn.Module]:
+        """The modules that are listened to, those that are still alive."""
+        return [root for ref in self._roots if (root := ref()) is not None]
+
+    @property
+    def listening(self) -> bool:
+        """Whether there are hooks left."""
+        return bool(self._hooks)
 
     def stop(self) -> None:
-        """Take all hooks off; calling it again does nothing."""
-        for hook in self._hooks:
-            hook.remove()
+        """Take all hooks off and forget the inputs; calling it again does nothing."""
+        _remove(self._handles)
+        self._hooks = {}
 
-    def settle(self) -> None:
-        """Before a step without a graph: use what a forward pass noted, or report that there was none."""
-        for hook in self._hooks:
-            if hook.noted is not None:
-                return self._trace(hook.prefix, *make_inputs(hook.noted))
-        if (report := self._report()) is not None:
-            report(None, "", None)
+    def _listen_to(self, points: Iterable[tuple[str, nn.Module]]) -> None:
+        for path, module in points:
+            if path not in self._hooks:
+                self._hooks[path] = CallHook(module, self._notice)
+                self._handles.append(self._hooks[path].handle)
 
-    def _trace(self, prefix: str, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Trace the module at ``prefix`` with inputs that it was just called with."""
-        self.stop()
+    def settle(self, *, stepping: bool = False) -> None:
+        """Trace what has run, if anything new has.
+
+        Args:
+            stepping: A step is about to be made; report if there is no graph for it, and count it.
+        """
         report = self._report()
-        if report is None:
-            return
-        module = unwrap(self.model).get_submodule(prefix.rstrip("."))
-        with torch.inference_mode(False), torch.no_grad():  # the pass may be one of inference; what follows must not be
+        ran = {path: hook for path, hook in self._hooks.items() if hook.noted is not None and hook.module is not None}
+        outermost = tuple(path for path in ran if not any(_is_inside(path, other) for other in ran))
+        self._steps += stepping
+        if not outermost:
+            if stepping and not self._traced and report is not None:
+                report(None, None)
+                for prefix, root in _with_prefixes(self.roots):  # perhaps its parts are called one by one
+                    self._listen_to(callable_parts(unwrap(root), prefix))
+        elif outermost != self._traced:
+            self._traced = outermost
+            modules = {path: unwrap(module) for path in outermost if (module := ran[path].module) is not None}
+            calls = {path: make_inputs(noted) for path in outermost if (noted := ran[path].noted) is not None}
+            if not self._is_awaited(modules.values()):
+                self.stop()
+            if report is not None:
+                self._trace(report, modules, calls)
+        elif self._steps >= PATIENCE:
+            self.stop()
+
+    def _is_awaited(self, found: Iterable[nn.Module]) -> bool:
+        """Whether a module that could still be called has other parameters than those found."""
+        held = {id(param) for module in found for param in module.parameters()}
+        waiting = [module for hook in self._hooks.values() if hook.noted is None and (module := hook.module)]
+        return any(id(p) not in held for module in waiting if can_be_called(module) for p in module.parameters())
+
+    def _trace(self, report: Report, modules: dict[str, nn.Module], calls: dict[str, Inputs]) -> None:
+        with torch.inference_mode(False), torch.no_grad():
             try:
-                graph = capture.trace_quietly(module, args, kwargs)
+                if modules.keys() == {""}:
+                    graph = capture.trace_quietly(modules[""], *calls[""])
+                else:
+                    graph = capture.trace_quietly(Calls(modules), tuple(calls.values()))
             except Warning:  # warnings are errors here, by the user's choice
                 raise
             except Exception as error:
-                report(None, prefix, error)
+                self.stop()
+                report(None, error)
             else:
-                report(graph, prefix, None)
+                report(graph, None)
 
 
-class CaptureHook:
-    """Forward pre-hook that hands the first real inputs to ``deliver``, once.
+def _remove(handles: list[RemovableHandle]) -> None:
+    while handles:
+        handles.pop().remove()
+
+
+class Calls(nn.Module):
+    """Several modules of one model, under their paths in it, each called on inputs of its own."""
+
+    def __init__(self, modules: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self._paths = tuple(modules)
+        for path, module in modules.items():
+            *outer, name = path.split(".")
+            node: nn.Module = self
+            for part in outer:
+                if part not in node._modules:
+                    node.add_module(part, nn.Module())
+                node = node.get_submodule(part)
+            node.add_module(name, module)
+
+    def forward(self, *calls: Inputs) -> list[Any]:
+        """Outputs of all modules."""
+        return [
+            self.get_submodule(path)(*args, **kwargs) for path, (args, kwargs) in zip(self._paths, calls, strict=True)
+        ]
+
+
+class CallHook:
+    """Forward hook that notes the first inputs that a module was called with, once.
 
     It survives what people do to models: a copied or unpickled hook is inert (it only removes itself), so a deep copy
-    of the model, for an exponential moving average say, never reports to the optimizer of the original.
-
-    Args:
-        module: The module to listen to.
-        prefix: Where ``module`` is inside the model; handed on.
-        deliver: A bound method, held weakly: called with ``(prefix, args, kwargs)`` of a forward pass.
+    of the model, for an exponential moving average say, never counts as the original.
     """
 
-    def __init__(self, module: nn.Module, prefix: str, deliver: Callable[[str, tuple, dict], None]) -> None:
-        self._deliver: Callable[[], Any] = weakref.WeakMethod(deliver)
-        self.prefix = prefix
-        self.noted: tuple[tuple, dict] | None = None
-        self._handle = module.register_forward_pre_hook(self, with_kwargs=True)
+    def __init__(self, module: nn.Module, notice: Callable[[], Callable[[], None] | None]) -> None:
+        self._notice = notice
+        self.noted: Inputs | None = None  # with `TensorSpec` for tensors, if the pass was being compiled
+        self._module: Callable[[], nn.Module | None] = weakref.ref(module)
+        # not the method of the module: a scripted module hides it, but does call its hooks
+        self.handle = nn.Module.register_forward_hook(module, self, with_kwargs=True)
 
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """See `torch.nn.Module.register_forward_pre_hook`; changes nothing."""
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        """See `torch.nn.Module.register_forward_hook`; changes nothing."""
         if torch.compiler.is_compiling():  # plain Python on shapes only: no graph break, not even under fullgraph
             if not _is_exporting():
                 self.noted = pytree.tree_map(_spec_of, (args, kwargs))
             return
-        if any(is_lazy(param) for param in module.parameters()):  # this pass will give them a shape
-            self.noted = pytree.tree_map(_spec_of, (args, kwargs))
-            return
-        deliver = self._deliver()
-        if deliver is None:
+        if self._module() is None:
             self._remove_from(module)
-        elif all(_is_real(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
-            deliver(self.prefix, args, kwargs)
+        elif self.noted is None and all(_is_real(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
+            if (notice := self._notice()) is not None:
+                notice()
+            with contextlib.suppress(Exception):  # objects that cannot be copied: the user's pass goes on
+                self.noted = capture.keep_inputs((args, kwargs), module)
 
-    def remove(self) -> None:
-        """Take the hook off its module; calling it again does nothing."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+    @property
+    def module(self) -> nn.Module | None:
+        """The module, while it is alive."""
+        return self._module()
 
     def _remove_from(self, module: nn.Module) -> None:
         """Take a copied hook off the module whose forward pass called it."""
-        for key in [key for key, hook in module._forward_pre_hooks.items() if hook is self]:
-            module._forward_pre_hooks.pop(key)
-            module._forward_pre_hooks_with_kwargs.pop(key, None)
+        for key in [key for key, hook in module._forward_hooks.items() if hook is self]:
+            module._forward_hooks.pop(key)
+            module._forward_hooks_with_kwargs.pop(key, None)
 
     @classmethod
-    def _inert(cls) -> CaptureHook:
+    def _inert(cls) -> CallHook:
         hook = cls.__new__(cls)
-        hook._deliver = _nothing
-        hook._handle = hook.noted = None
-        hook.prefix = ""
+        hook._module, hook._notice, hook.noted = _nothing, _nothing, None
         return hook
 
-    def __deepcopy__(self, memo: dict) -> CaptureHook:
+    def __deepcopy__(self, memo: dict) -> CallHook:
         """An inert hook."""
         return self._inert()
 
     def __reduce__(self) -> tuple:
         """An inert hook."""
-        return (CaptureHook._inert, ())
+        return (CallHook._inert, ())
 
 
 def _is_exporting() -> bool:
@@ -167,7 +234,8 @@ class TensorSpec:
     def make(self, generator: torch.Generator) -> Tensor:
         """A tensor of this shape: normal draws if floating, else ones (a valid token, an open mask)."""
         if self.dtype.is_floating_point:
-            return torch.randn(self.shape, generator=generator).to(self.device, self.dtype)
+            drawn = torch.randn(self.shape, generator=generator, dtype=torch.float32)
+            return drawn.to(self.device, self.dtype)
         return torch.ones(self.shape, dtype=self.dtype, device=self.device)
 
 
@@ -175,8 +243,8 @@ def _spec_of(leaf: Any) -> Any:
     return TensorSpec(tuple(leaf.shape), leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf
 
 
-def make_inputs(noted: tuple[tuple, dict]) -> tuple[tuple, dict]:
-    """Made-up inputs for the shapes that a forward pass noted down."""
+def make_inputs(noted: Inputs) -> Inputs:
+    """Inputs as they were noted, made up where only shapes were."""
     generator = torch.Generator().manual_seed(0)
     return pytree.tree_map(
         lambda leaf: leaf.make(generator) if isinstance(leaf, TensorSpec) else leaf,
@@ -193,23 +261,54 @@ def unwrap(model: nn.Module) -> nn.Module:
     return inner
 
 
-def hook_points(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Where to listen, with each place's prefix in the unwrapped model: the first of them to run is traced.
+def named_parameters(roots: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
+    """The parameters of one module, or of several under their numbers, by name."""
+    return {
+        f"{at}{name}": param for at, root in _with_prefixes(roots) for name, param in unwrap(root).named_parameters()
+    }
+
+
+def _with_prefixes(roots: Sequence[nn.Module]) -> list[tuple[str, nn.Module]]:
+    return [("" if len(roots) == 1 else f"{i}.", root) for i, root in enumerate(roots)]
+
+
+def _is_inside(path: str, other: str) -> bool:
+    return path != other and (not other or path.startswith(f"{other}."))
+
+
+def hook_points(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Where to listen: modules with their paths in the unwrapped model.
 
     Inside DistributedDataParallel, where the inputs are on the right device. Outside a compiled module, where its
     forward pass is ordinary Python, and outside DataParallel, which runs replicas. Then down the chain of modules that
     alone hold all parameters: a LightningModule's own forward pass often never runs, but that of its network does.
+    Where the chain ends at a module without a forward pass (an actor and a critic), its parts.
     """
     outer: Any = model
     while type(outer).__name__ == "DistributedDataParallel":
         outer = outer.module
-    points: list[tuple[nn.Module, str]] = [(outer, "")]
-    inner, prefix = unwrap(model), ""
+    yield prefix.rstrip("."), outer
+    inner = unwrap(model)
     while not inner._parameters:
-        holders = [(name, child) for name, child in inner.named_children() if any(True for _ in child.parameters())]
+        holders = _holders(inner)
         if len(holders) != 1:
             break
-        name, inner = holders[0]
+        ((name, inner),) = holders
         prefix = f"{prefix}{name}."
-        points.append((inner, prefix))
-    return points
+        yield prefix.rstrip("."), inner
+    if not can_be_called(inner):
+        yield from callable_parts(inner, prefix)
+
+
+def callable_parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The outermost modules inside that hold parameters and have a forward pass."""
+    for name, child in _holders(module):
+        if can_be_called(child):
+            yield f"{prefix}{name}", child
+        else:
+            yield from callable_parts(child, f"{prefix}{name}.")
+
+
+def _holders(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The children that hold parameters."""
+    return [(name, child) for name, child in module.named_children() if any(True for _ in child.parameters())]

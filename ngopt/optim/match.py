@@ -67,7 +67,6 @@ class Share:
 def share_out(
     groups: Sequence[Mapping[str, Any]],  # param_groups of an optimizer, with "param_names"
     graph: NeuralGraph | None,
-    prefix: str,
     named: Mapping[str, Tensor],
     rule: UpdateRule,
     strict: bool = True,
@@ -78,8 +77,7 @@ def share_out(
 
     Args:
         groups: Parameter groups.
-        graph: The graph of the module that ``prefix`` leads to, or None.
-        prefix: Path of the traced module inside the model, ``""`` for the model itself.
+        graph: The graph, or None.
         named: The model's parameters by name; empty if no model is known.
         rule: The meta-parameters.
         strict: Whether a graph that does not fit is an error; otherwise what does not fit is on no graph.
@@ -99,7 +97,7 @@ def share_out(
             if is_lazy(tensor) or tensor.numel() == 0:
                 continue
             known = own_names.get(id(tensor)) if named else name
-            block = find_block(known.removeprefix(prefix), blocks) if known is not None else None
+            block = find_block(known, blocks) if known is not None else None
             fits = block is not None and tuple(tensor.shape) == tuple(block.shape)
             if block is not None and not fits:
                 wrong.append(f"{name}: parameter {tuple(tensor.shape)}, graph {tuple(block.shape)}")
@@ -121,9 +119,10 @@ def share_out(
         )
     readable = {key: tensor for key, (_, tensor) in params.items() if tensor.is_floating_point()}
     for block in graph.blocks if graph is not None else ():
-        frozen = next((named[n] for n in (prefix + a for a in (block.name, *block.aliases)) if n in named), None)
-        if frozen is not None and frozen.is_floating_point() and tuple(frozen.shape) == tuple(block.shape):
-            readable.setdefault(block.name, frozen)
+        own = next((named[n] for n in (block.name, *block.aliases) if n in named), None)
+        if own is not None and own.is_floating_point() and tuple(own.shape) == tuple(block.shape):
+            readable.setdefault(block.name, own)
+    readable = _affordable(readable)
     return [
         Share(
             device,
@@ -135,6 +134,16 @@ def share_out(
         for device in dict.fromkeys(tensor.device for _, tensor in params.values())
         if (here := {key: tensor for key, tensor in readable.items() if tensor.device == device})
     ], off_graph
+
+
+def _affordable(readable: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All weights, or those that are trained where these are the smaller part: reading costs what training does.
+
+    Adapters on a frozen base (LoRA) hold a hundredth of the weights, and a step must not read the other ninety-nine.
+    """
+    trained = {key: tensor for key, tensor in readable.items() if tensor.requires_grad}
+    frozen = sum(tensor.numel() for key, tensor in readable.items() if key not in trained)
+    return trained if trained and frozen > sum(t.numel() for t in trained.values()) else readable
 
 
 def restrict(graph: NeuralGraph, names: Iterable[str], device: torch.device) -> NeuralGraph:

@@ -26,9 +26,10 @@ from ngopt.optim import capture, options
 from ngopt.optim.checkpoint import DEFAULT_PRETRAINED, load_pretrained
 from ngopt.optim.exchange import Members, follow, members_of, unchanged
 from ngopt.optim.finite import nonfinite
-from ngopt.optim.listener import Listener, unwrap
+from ngopt.optim.listener import Listener, named_parameters, unwrap
 from ngopt.optim.match import Share, explain_difference, fingerprint, listing, share_out
 from ngopt.optim.names import generated, is_generated, unique
+from ngopt.optim.owner import listed, owners
 from ngopt.optim.plan import plan_of
 from ngopt.optim.ranks import Ranks
 from ngopt.optim.state import ENTRY, SHARED, Extra, fit_state, layout_of, pack_extra, restore
@@ -36,8 +37,8 @@ from ngopt.optim.summary import ParamSummary, as_table, copies_of, ratios, summa
 from ngopt.optim.update import DEFAULT_LR, UpdateRule, init_state, update_
 from ngopt.optim.validation import check_state_dict
 
-_PER_TENSOR = "its parameters take the per-tensor rule. Pass the model itself, NGOptimizer(model), to use its graph."
-_KEPT = ("_rule", "_graph", "_prefix", "_named", "_saved_graph", "_given_total_steps", "_warned", "skipped_steps")
+_PER_TENSOR = "they take the per-tensor rule. Pass the model itself, NGOptimizer(model), to use its graph."
+_KEPT = ("_rule", "_graph", "_named", "_saved_graph", "_given_total_steps", "_warned", "skipped_steps")
 
 
 class NGOptimizer(torch.optim.Optimizer):
@@ -47,7 +48,7 @@ class NGOptimizer(torch.optim.Optimizer):
 
     Three ways to say which graph:
 
-    * ``NGOptimizer(model)``: captured from the first forward pass that your loop makes.
+    * ``NGOptimizer(model)``, or ``NGOptimizer(model.parameters())``: captured from the first forward pass of your loop.
     * ``NGOptimizer(params, model=model, example_inputs=x)``: traced at once.
     * ``NGOptimizer(model.named_parameters(), graph=graph)``: a graph from `ngopt.trace`.
 
@@ -117,18 +118,21 @@ class NGOptimizer(torch.optim.Optimizer):
             raise TypeError("NGOptimizer(None): pass a model, or parameters, or groups of parameters.")
         if isinstance(params, nn.Module):
             model, params = params, unwrap(params).named_parameters()
-        options.refuse_sharded(model)
+        params, tensors = listed(params)
+        roots = [model] if model is not None else owners(tensors) if graph is None else []
+        for root in roots:
+            options.refuse_sharded(root)
         self._rule = copy.deepcopy(rule if rule is not None else load_pretrained(pretrained)).requires_grad_(False)
         if not messages:
             self._rule.config = dataclasses.replace(self._rule.config, messages=False)
         self._graph: NeuralGraph | None = None
-        self._prefix = ""  # of the traced module, inside the model
-        self._named = dict(unwrap(model).named_parameters()) if model is not None else {}
+        self._named = named_parameters(roots)
         self._listener: Listener | None = None  # while the first forward pass is to be captured
         self._saved_graph: dict[str, str] = {}  # fingerprint of the graph that a loaded state belongs to
         self._ranks = Ranks(model)  # which skip steps together
         self._members: Members = []  # what the groups held when they were last looked at
         self._shares: list[Share] | None = None  # made from all of the above; None: to be made again
+        self._off_graph: list[str] = []  # names of parameters that are on no graph
         self._warned: set[str] = set()
         self._measured: dict[str, float] | None = None  # update-to-weight ratios of the last step; None: not wanted
         self.skipped_steps = 0
@@ -142,19 +146,22 @@ class NGOptimizer(torch.optim.Optimizer):
             self._adopt(graph, strict=True)
         elif graph is False:
             self._fit()
-        elif model is None:
-            self._warn_once("graph", f"NGOptimizer was given neither a model nor a graph: {_PER_TENSOR}")
+        elif not roots:
+            self._warn_once("graph", f"The parameters belong to no module: {_PER_TENSOR}")
             self._fit()
         elif example_inputs is not None or example_kwargs is not None:
+            if len(roots) > 1:
+                raise ValueError("example_inputs are those of one module, and these parameters are of several.")
             inputs = () if example_inputs is None else example_inputs
-            self._adopt(capture.trace_quietly(unwrap(model), inputs, example_kwargs), strict=True)
+            self._adopt(capture.trace_quietly(unwrap(roots[0]), inputs, example_kwargs), strict=True)
         else:
             self._fit()
-            self._listener = Listener(model, self._report)
+            self._listener = Listener(roots, self._report, self._ranks.notice_forward)
 
     @property
     def graph(self) -> NeuralGraph | None:
         """The neural graph, or None while it is not captured."""
+        self._listen()
         return self._graph
 
     @property
@@ -186,8 +193,7 @@ class NGOptimizer(torch.optim.Optimizer):
 
     @_disable_dynamo  # not the closure: the model inside it may be compiled
     def _step(self) -> None:
-        if self._listener is not None:
-            self._listener.settle()
+        self._listen(stepping=True)
         grads = self._gradients()
         bad = nonfinite(grads) if grads else []
         if self._ranks.any(bool(bad), self, self._device()):
@@ -362,27 +368,26 @@ class NGOptimizer(torch.optim.Optimizer):
 
     def _fit(self, also: Iterable[Tensor] = (), strict: bool = False) -> None:
         """Share parameters out again, and give each one that is trained, or is in ``also``, the state that it needs."""
-        self._shares, off_graph = share_out(
-            self.param_groups, self._graph, self._prefix, self._named, self._rule, strict
-        )
+        self._shares, self._off_graph = share_out(self.param_groups, self._graph, self._named, self._rule, strict)
         ids, config = {id(param) for param in also}, self._rule.config
         for share in self._shares:
             for key, (_, param) in share.params.items():
                 if param.requires_grad or param in self.state or id(param) in ids:
                     fresh = init_state(param, plan_of(share.graph, key, tuple(param.shape), config), config)
                     self.state[param] = fit_state(self.state.get(param, {}), fresh)
-        if self._graph is not None and off_graph:
+        if self._listener is None:
+            self._warn_off_graph()
+
+    def _warn_off_graph(self) -> None:
+        if self._graph is not None and self._off_graph:
             self._warn_once(
-                "off graph", f"{listing(off_graph)}: not on the neural graph; these take the per-tensor rule."
+                "off graph", f"{listing(self._off_graph)}: not on the neural graph; these take the per-tensor rule."
             )
 
-    def _adopt(self, graph: NeuralGraph, prefix: str = "", strict: bool = False) -> None:
-        """Use a graph from now on. Unless ``strict``, this raises nothing: it may happen in the user's forward pass."""
+    def _adopt(self, graph: NeuralGraph, strict: bool = False) -> None:
+        """Use a graph from now on. Unless ``strict``, this raises nothing: it happens inside a step."""
         self._follow()
-        self._graph, self._prefix = graph, prefix
-        if self._listener is not None:
-            self._listener.stop()
-            self._listener = None
+        self._graph = graph
         self._compare_with_saved_graph()
         self._fit(strict=strict)
 
@@ -397,13 +402,19 @@ class NGOptimizer(torch.optim.Optimizer):
                     "not so, compare the models.",
                 )
 
-    def _report(self, graph: NeuralGraph | None, prefix: str, error: Exception | None) -> None:
+    def _listen(self, *, stepping: bool = False) -> None:
+        """Trace what has run by now."""
+        if self._listener is not None:
+            self._listener.settle(stepping=stepping)
+            if not self._listener.listening:
+                self._listener = None
+                self._warn_off_graph()
+
+    def _report(self, graph: NeuralGraph | None, error: Exception | None) -> None:
         """What the listener calls: with a graph, or with the reason why there is none."""
-        self._ranks.notice_forward()
         if graph is not None:
-            self._adopt(graph, prefix)
+            self._adopt(graph)
         elif error is not None:
-            self._listener = None
             self._warn_once(
                 "graph",
                 f"The neural graph could not be captured ({type(error).__name__}: {error}); all parameters take the "
@@ -427,7 +438,7 @@ class NGOptimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """The state: torch's two entries, and ``"ngopt"``. All of it tensors, numbers and strings."""
         self._follow()
-        graph = fingerprint(self._graph) if self._graph is not None else self._saved_graph
+        graph = fingerprint(self.graph) if self.graph is not None else self._saved_graph
         params = [param for group in self.param_groups for param in group["params"]]
         extra = Extra(self._rule, self._shapes(), graph, layout_of(params, self.state), self.skipped_steps)
 
@@ -512,7 +523,7 @@ class NGOptimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: hooks stay behind, and a copy that has no graph yet listens to the copied model."""
         self._follow()
-        awaiting = self._listener.model if self._listener is not None else None
+        awaiting = self._listener.roots if self._listener is not None else None
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in _KEPT}, "_awaiting": awaiting}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -524,4 +535,6 @@ class NGOptimizer(torch.optim.Optimizer):
         if copied:
             self._ranks, self._measured = Ranks(), None
             self._members = members_of(self.param_groups)
-            self._listener = Listener(awaiting, self._report) if awaiting is not None else None
+            self._listener = (
+                Listener(awaiting, self._report, self._ranks.notice_forward) if awaiting is not None else None
+            )

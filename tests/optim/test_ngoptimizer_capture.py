@@ -7,6 +7,7 @@ import copy
 import gc
 import pickle
 import random
+import warnings
 import weakref
 from collections.abc import Iterator
 
@@ -19,11 +20,11 @@ import ngopt
 from ngopt.optim import capture
 from ngopt.optim.capture import slim_batch, trace_quietly
 from ngopt.optim.match import canonical_name
-from tests.optim.ngoptimizer_cases import BATCH, Net, batch, differing, lively_rule, make_mlp, make_net, train, weights
+from tests.optim.ngoptimizer_cases import BATCH, batch, differing, lively_rule, make_mlp, make_net, train, weights
 
 
 def hooks(model: nn.Module) -> int:
-    return sum(len(module._forward_pre_hooks) for module in model.modules())
+    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
 
 
 def reference(steps: int = 3) -> dict[str, torch.Tensor]:
@@ -118,8 +119,6 @@ def test_an_abandoned_optimizer_is_freed_and_its_hook_goes() -> None:
     del optimizer
     gc.collect()
     assert gone() is None
-    assert hooks(model) > 0
-    model(batch(0)[0])
     assert hooks(model) == 0
 
 
@@ -350,6 +349,175 @@ def test_compiled_step() -> None:
     assert differing(weights(model), reference()) == []
 
 
+# ---- parameters only: the module is found
+
+
+def forms(model: nn.Module) -> dict[str, object]:
+    """What programs pass to an optimizer instead of the model."""
+    decay, rest = [], []
+    for param in model.parameters():
+        (decay if param.ndim > 1 else rest).append(param)
+    return {
+        "parameters": model.parameters(),
+        "list": list(model.parameters()),
+        "named": model.named_parameters(),
+        "groups": [{"params": iter(decay), "weight_decay": 0.0}, {"params": rest}],
+        "named groups": [{"params": list(model.named_parameters())}],
+    }
+
+
+@pytest.mark.parametrize("form", ["parameters", "list", "named", "groups", "named groups"])
+def test_parameters_only_train_as_the_model_does(form: str) -> None:
+    """Same weights as with the model itself; and the same names in every form."""
+    model, copied = make_net(), copy.deepcopy(make_net())
+    optimizer = ngopt.NGOptimizer(forms(model)[form], rule=lively_rule())
+    assert sorted(n for g in optimizer.param_groups for n in g["param_names"]) == sorted(
+        dict(copied.named_parameters())
+    )
+    train(model, optimizer, range(3))
+    assert optimizer.graph is not None
+    assert hooks(model) == 0
+    for name, value in reference().items():
+        torch.testing.assert_close(weights(model)[name], value, msg=name)
+
+
+def test_parameters_of_a_frozen_base() -> None:
+    """Adapters only, as programs for low-rank adaptation pass them: the graph is that of the whole network."""
+    model = make_net()
+    for name, param in model.named_parameters():
+        param.requires_grad_(name.startswith(("head", "square")))
+    optimizer = ngopt.NGOptimizer([p for p in model.parameters() if p.requires_grad])
+    before = weights(model)
+    train(model, optimizer, range(2))
+    assert {block.name for block in optimizer.graph.blocks} == set(dict(model.named_parameters()))
+    named = dict(model.named_parameters())
+    changed = set(differing(before, weights(model))) & named.keys()
+    assert changed == {name for name, param in named.items() if param.requires_grad}
+
+
+def test_a_scripted_module() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch says of scripting
+        model = torch.jit.script(make_mlp())
+    optimizer = ngopt.NGOptimizer(model.parameters())
+    train(model, optimizer, [0])
+    assert len(optimizer.graph.blocks) == 4
+    assert all(block.role != "unused" for block in optimizer.graph.blocks)
+
+
+def test_the_cost_of_a_step_follows_what_is_trained() -> None:
+    """A frozen base that is larger than its adapters is not read; one that is smaller is."""
+    base = nn.Sequential(nn.Linear(5, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    for param in base.parameters():
+        param.requires_grad_(False)
+    model = nn.Sequential(base, nn.Linear(3, 3))
+    optimizer = ngopt.NGOptimizer(model, rule=lively_rule())
+    train(model, optimizer, [0])
+    assert [set(share.readable) for share in optimizer._shares] == [{"1.weight", "1.bias"}]
+    base[2].requires_grad_(True)
+    optimizer = ngopt.NGOptimizer(model, rule=lively_rule())
+    train(model, optimizer, [0])
+    assert set(optimizer._shares[0].readable) == set(dict(model.named_parameters()))
+
+
+class ActorCritic(nn.Module):
+    """Without a forward pass of its own, as policies of reinforcement learning are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.actor, self.critics = make_mlp(), nn.ModuleList([make_mlp()])
+
+    def act(self, x: torch.Tensor) -> torch.Tensor:
+        """[batch, feature] -> [batch, class]."""
+        return self.actor(x)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_module_without_forward(whole: bool) -> None:
+    model = ActorCritic()
+    optimizer = ngopt.NGOptimizer(model if whole else model.parameters())
+    x, _ = batch(0)
+    (model.act(x).square().mean() + model.critics[0](x[:3]).mean()).backward()
+    optimizer.step()
+    assert {block.name for block in optimizer.graph.blocks} == set(dict(model.named_parameters()))
+    assert hooks(model) == 0
+    assert optimizer.graph.certified
+    assert any(s.degree > 1 for s in optimizer.graph.symmetries)
+
+
+def test_a_part_that_is_called_later_joins_the_graph() -> None:
+    model = ActorCritic()
+    optimizer = ngopt.NGOptimizer(model)
+    x, _ = batch(0)
+    for head in (model.actor, model.critics[0]):
+        optimizer.zero_grad()
+        head(x).square().mean().backward()
+        optimizer.step()
+    assert {block.name for block in optimizer.graph.blocks} == set(dict(model.named_parameters()))
+    assert hooks(model) == 0
+
+
+def test_parts_of_a_module_whose_forward_never_runs() -> None:
+    """The graph is there from the second step on, with a warning at the first."""
+
+    class Encoding(ActorCritic):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise AssertionError
+
+    model = Encoding()
+    optimizer = ngopt.NGOptimizer(model)
+    x, _ = batch(0)
+    with pytest.warns(UserWarning, match="before any forward"):
+        model.act(x).mean().backward()
+        optimizer.step()
+    with pytest.warns(UserWarning, match="critics.*not on the neural graph"):  # it is not waited for without end
+        for _ in range(12):
+            model.act(x).mean().backward()
+            optimizer.step()
+    assert len(optimizer.graph.blocks) == 4
+    assert hooks(model) == 0
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_parameters_of_several_modules(again: bool) -> None:
+    encoder, decoder = make_mlp(), nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 3))
+    optimizer = ngopt.NGOptimizer([*encoder.parameters(), *decoder.parameters()])
+    if again:  # a pass that fails does not end listening
+        with pytest.raises(RuntimeError, match="shape"):
+            encoder(torch.zeros(4, 99))
+    decoder(encoder(batch(0)[0])).mean().backward()
+    optimizer.step()
+    assert len(optimizer.graph.blocks) == 8
+    assert hooks(encoder) == hooks(decoder) == 0
+
+
+def test_parameters_of_no_module_say_so() -> None:
+    with pytest.warns(UserWarning, match="belong to no module"):
+        ngopt.NGOptimizer([nn.Parameter(torch.zeros(3, 3))])
+
+
+def test_the_model_is_not_kept_alive() -> None:
+    model = make_mlp()
+    params = list(model.parameters())
+    optimizer = ngopt.NGOptimizer(params)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+    assert optimizer.graph is None
+
+
+def test_the_model_is_freed_after_it_was_captured() -> None:
+    model = make_net()
+    optimizer = ngopt.NGOptimizer(model)
+    train(model, optimizer, [0])
+    assert optimizer.graph is not None
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
 # ---- when it fails
 
 
@@ -409,16 +577,16 @@ def test_slimming() -> None:
     assert slim_batch(((3,), {})) is None
 
 
-def test_tracing_sees_two_rows() -> None:
-    seen = []
+def test_tracing_sees_two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, trace = [], capture.trace
 
-    class Watching(Net):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            seen.append(tuple(x.shape))
-            return super().forward(x)
+    def spy(model: nn.Module, args: tuple, **options: object) -> ngopt.NeuralGraph:
+        seen.append(tuple(args[0].shape))
+        return trace(model, args, **options)
 
-    trace_quietly(Watching(), torch.randn(50, 5))
-    assert set(seen) == {(2, 5)}
+    monkeypatch.setattr(capture, "trace", spy)
+    trace_quietly(make_net(), torch.randn(50, 5))
+    assert seen == [(2, 5)]
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ def _step(
     biases = weights[2:4] if has_biases else [None, None]
     project = weights[-1] if len(weights) in (3, 5) else None
     gates = _gates(tracer, kind, _affine(tracer, x, read, biases[0]))
+    cells = x
     for _ in range(2):  # what the first round yields is the previous state of the second one
         cells = tracer.algebra.combine(*gates, *before[1:])
         hidden = cells if project is None else _affine(tracer, cells, project, None)
