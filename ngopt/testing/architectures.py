@@ -1,27 +1,23 @@
 """Random architectures from lists of integers: small DAGs of vectors, sequences and images.
 
-Hypothesis draws the integers, so that what fails shrinks to a short list; `RandomNet` reads them. Every number has a
-meaning: each quadruple chooses an op, its source, a second source, and a setting.
+Hypothesis draws the integers (`ngopt.testing.strategies.architectures`), so that what fails shrinks to a short list;
+`RandomNet` reads them. Every number has a meaning: each quadruple chooses an op, its source, a second source, and a
+setting.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 Quadruple = tuple[int, int, int, int]
 INPUTS = {"vector": (2, 5), "sequence": (2, 4, 5), "image": (2, 3, 6, 6)}
 WIDTHS = (6, 4, 8, 12, 9)
-
-architectures = st.tuples(
-    st.sampled_from(list(INPUTS)),
-    st.lists(st.tuples(*[st.integers(0, 999)] * 4), min_size=1, max_size=9),
-)
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Op:
 class Apply(nn.Module):
     """A function of one or two tensors, with parts that hold parameters."""
 
-    def __init__(self, function: Callable[..., Tensor], *parts: nn.Module | nn.Parameter) -> None:
+    def __init__(self, function: Callable[..., Any], *parts: nn.Module | nn.Parameter) -> None:
         super().__init__()
         self.function = function
         for i, part in enumerate(parts):
@@ -62,7 +58,7 @@ def op(*kinds: str) -> Callable[[Callable], Callable]:
     return register
 
 
-def pick(options: tuple, number: int):
+def pick(options: tuple, number: int) -> Any:
     """An option, by number."""
     return options[number % len(options)]
 
@@ -140,8 +136,8 @@ def _join(shape, other, n, function):
     """A pointwise function of two tensors; a learned map makes widths equal, pooling makes sizes equal."""
     axis = channel_axis(shape)
 
-    def run(m: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        y = F.adaptive_avg_pool2d(y, x.shape[2:]) if x.ndim == 4 and x.shape[2:] != y.shape[2:] else y
+    def run(m: Any, x: Tensor, y: Tensor) -> Tensor:
+        y = F.adaptive_avg_pool2d(y, (x.shape[2], x.shape[3])) if x.ndim == 4 and x.shape[2:] != y.shape[2:] else y
         return function(x, m.part0(y))
 
     return Apply(run, nn.Identity() if shape[axis] == other[axis] else to_width(other, shape[axis]))
@@ -161,7 +157,7 @@ def split(shape, other, n):
     axis = channel_axis(shape)
     left = 1 + n % (shape[axis] - 1) if shape[axis] > 1 else 1
 
-    def run(m: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def run(m: Any, x: Tensor, y: Tensor) -> Tensor:
         a, b = x.split([left, x.shape[axis] - left], axis) if x.shape[axis] > 1 else (x, x)
         return pick((torch.cat([b, a], axis), a, torch.cat([a.tanh(), b], axis)), n // 7)
 
@@ -173,7 +169,7 @@ def blocks(shape, other, n):
     """View as ``[outer, inner]``, and look at one of the two."""
     outer = divisor(shape[-1], n)
 
-    def run(m: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def run(m: Any, x: Tensor, y: Tensor) -> Tensor:
         z = x.unflatten(-1, (outer, -1))
         options = (
             z.softmax(-1).flatten(-2),
@@ -196,7 +192,7 @@ def scale(shape, other, n):
     sizes = ((shape[-1],), (), (1,), (divisor(shape[-1], n),))
     size = pick(sizes, n)
 
-    def run(m: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def run(m: Any, x: Tensor, y: Tensor) -> Tensor:
         if size == sizes[3] and size != sizes[0]:  # shared by blocks
             return (x.unflatten(-1, (-1, *size)) * m.part0).flatten(-2)
         return x * m.part0
@@ -219,10 +215,10 @@ def transposed_twice(shape, other, n):
 def experts(shape, other, n):
     """Stacked weights: one matrix per expert."""
     count, width = 2 + n % 2, pick(WIDTHS, n)
-    parts = [nn.Parameter(torch.empty(count, shape[-1], width)), nn.Parameter(torch.empty(count, width, shape[-1]))]
-    parts.append(nn.Linear(shape[-1], count))
+    wide, narrow = torch.empty(count, shape[-1], width), torch.empty(count, width, shape[-1])
+    parts = (nn.Parameter(wide), nn.Parameter(narrow), nn.Linear(shape[-1], count))
 
-    def run(m: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def run(m: Any, x: Tensor, y: Tensor) -> Tensor:
         hidden = torch.tanh(torch.einsum("...i,eih->...eh", x, m.part0))
         weights = m.part2(x).softmax(-1)
         return torch.einsum("...eh,eho,...e->...o", hidden, m.part1, weights)
@@ -252,7 +248,7 @@ def attention(shape, other, n):
     heads = divisor(shape[-1], n)
     parts = [nn.Linear(shape[-1], 3 * shape[-1]), nn.Linear(shape[-1], shape[-1])]
 
-    def run(m: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def run(m: Any, x: Tensor, y: Tensor) -> Tensor:
         qkv = m.part0(x)
         if n % 2:
             q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
@@ -337,10 +333,16 @@ def _fits(x: Tensor, y: Tensor) -> bool:
 
 
 class RandomNet(nn.Module):
-    """Steps on a growing pool of tensors; a linear head reads the last one, and sometimes an earlier one."""
+    """Steps on a growing pool of tensors; a linear head reads the last one.
+
+    Args:
+        kind: Of the input: ``"vector"``, ``"sequence"`` or ``"image"``; see `INPUTS`.
+        quadruples: Each chooses an op, how far back its source is, a second source, and a setting.
+    """
 
     def __init__(self, kind: str, quadruples: list[Quadruple]) -> None:
         super().__init__()
+        self.kind = kind
         self.steps = nn.ModuleList()
         self.names: list[str] = []
         self.sources: list[tuple[int, int]] = []
@@ -363,14 +365,19 @@ class RandomNet(nn.Module):
         self.head = to_width(tuple(pool[-1].shape), 3)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Shape as `INPUTS` has it, to the last tensor's with three neurons."""
         pool = [x]
         for step, (source, other) in zip(self.steps, self.sources, strict=True):
             pool.append(step(pool[source], pool[other]))
         return self.head(pool[-1])
 
-    def extra_repr(self) -> str:
+    def __repr__(self) -> str:
         """The steps, as hypothesis should report them."""
-        return " -> ".join(self.names)
+        return f"RandomNet({self.kind}: {' -> '.join(self.names)})"
+
+    def example(self, seed: int = 0) -> Tensor:
+        """A random input, in float64."""
+        return example_input(self.kind, seed)
 
 
 def example_input(kind: str, seed: int = 0) -> Tensor:

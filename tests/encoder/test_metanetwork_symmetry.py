@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, note, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from ngopt.errors import SymmetryError
-from ngopt.testing import assert_equivariant, assert_invariant
+from ngopt.testing import RandomNet, assert_equivariant, assert_invariant
+from ngopt.testing.strategies import elements as drawn_elements
+from ngopt.testing.strategies import random_nets
 from tests.encoder.cases import (
     ENCODERS,
     EXACT,
@@ -26,7 +28,6 @@ from tests.encoder.cases import (
     stacked,
     zoo,
 )
-from tests.strategies import RandomNet, architectures, example_input
 from tests.zoo import MODELS
 
 FEW = (
@@ -75,22 +76,20 @@ def test_whole_zoo(name: str, encoder: str, task: str) -> None:
 
 @settings(max_examples=max(8, settings.default.max_examples // 3))
 @given(
-    architectures,
+    st.data(),
+    random_nets(),
     st.sampled_from(ENCODERS),
     st.sampled_from(TASKS),
     st.booleans(),
     st.sampled_from([{}, {"layers": 2}, {"ordered": False}, {"layers": 2, "ordered": False, "width": 24}]),
 )
-def test_random_architectures(architecture: tuple, encoder: str, task: str, mixed: bool, options: dict) -> None:
-    kind, quadruples = architecture
-    net = RandomNet(kind, quadruples)
-    note(net.extra_repr())
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter)
-    graph, state = network_of(net, example_input(kind))
+def test_random_architectures(
+    data: st.DataObject, net: RandomNet, encoder: str, task: str, mixed: bool, options: dict
+) -> None:
+    graph, state = network_of(net, net.example())
     read = reading(reader(graph, encoder, task, **options), graph, state, task, mixed)
     wanted = assert_invariant if task == "classify" else assert_equivariant
-    wanted(read, state, elements(graph, 2, 1), tolerance=EXACT)
+    wanted(read, state, [data.draw(drawn_elements(graph)), graph.symmetries.random()], tolerance=EXACT)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

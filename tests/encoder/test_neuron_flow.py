@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -15,9 +15,10 @@ import ngopt
 import ngopt.encoder.neuron_flow
 from ngopt.encoder import characters, metanetwork
 from ngopt.encoder.characters import FREE, PHASE, SCALE, SIGN
+from ngopt.testing import RandomNet
+from ngopt.testing.strategies import random_nets
 from tests.encoder.cases import EXACT, TASKS, State, differ, drawn, elements, network_of, reader, stacked, zoo
 from tests.encoder.test_canonical import NAMES, changed, network
-from tests.strategies import RandomNet, architectures, example_input
 
 NET = st.lists(st.sampled_from(["tanh", "sin", "relu", "leaky_relu", "gelu", "sin2"]), min_size=1, max_size=3)
 FUNCTIONS = {
@@ -114,14 +115,11 @@ def test_any_functions(functions: list[str], convolve: bool, bias: bool, task: s
 
 
 @settings(max_examples=max(5, settings.default.max_examples // 5), suppress_health_check=[HealthCheck.too_slow])
-@given(architectures)
-def test_random_architectures_with_scalings(architecture: tuple) -> None:
-    kind, quadruples = architecture
-    net = RandomNet(kind, quadruples)
-    note(net.extra_repr())
+@given(random_nets())
+def test_random_architectures_with_scalings(net: RandomNet) -> None:
     for parameter in net.parameters():
         nn.init.normal_(parameter)
-    graph, state = network_of(net, example_input(kind), scalings=True)
+    graph, state = network_of(net, net.example(), scalings=True)
     model = flow(graph, width=16)
     first, second = model(graph, stacked(state, changed(graph, state)))
     assert differ(first, second) < EXACT

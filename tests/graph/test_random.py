@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import assume, given, note
+from hypothesis import assume, given
 
+from ngopt.testing.architectures import OPS, RandomNet, example_input
+from ngopt.testing.strategies import random_nets
 from tests.graph.checks import traced, wrong_generators
-from tests.strategies import OPS, Quadruple, RandomNet, architectures, example_input
 
 
-@given(architectures)
-def test_random_architectures_have_no_wrong_symmetry(architecture: tuple[str, list[Quadruple]]):
+@given(random_nets())
+def test_random_architectures_have_no_wrong_symmetry(net: RandomNet):
     """Rules alone, without the certificate that would mend their mistakes."""
-    kind, quadruples = architecture
-    net = RandomNet(kind, quadruples)
-    note(net.extra_repr())
-    run = traced(net, example_input(kind), certify=False)
+    run = traced(net, net.example(), certify=False)
     assume(all(torch.isfinite(y).all() and y.std() > 1e-6 for y in run.outputs))
     assert wrong_generators(run, limit=40) == []
 
