@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ngopt.errors import CheckpointError
+from ngopt.files import write_bytes, write_text
 from ngopt.optim.config import UpdateConfig
 from ngopt.optim.update import UpdateRule
 
@@ -68,9 +68,9 @@ def save_pretrained(rule: UpdateRule, path: str | os.PathLike, *, card: Mapping[
         raise CheckpointError(f"The model card must hold JSON values only: {error}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     # One entry, because safetensors writes several in any order: the same rule is then always the same bytes.
-    _write_atomically(path, save(tensors, metadata={ENTRY: json.dumps(header, sort_keys=True)}))
+    write_bytes(path, save(tensors, metadata={ENTRY: json.dumps(header, sort_keys=True)}))
     page = card_page(path.stem, header["card"], tensors, f", format {FORMAT_VERSION}")
-    _write_atomically(path.with_suffix(".md"), page.encode())
+    write_text(path.with_suffix(".md"), page)
     return path
 
 
@@ -261,21 +261,6 @@ def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
         digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the target and rename, so that a crash leaves the old file or the new one, never half of it."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def card_page(name: str, card: Mapping[str, Any], tensors: Mapping[str, Tensor], note: str = "") -> str:
