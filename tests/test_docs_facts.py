@@ -1,0 +1,89 @@
+"""What the pages state about the code is looked up in the code: defaults, constants, counts, weights, refusals."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import ngopt
+from ngopt.graph.rules import RULES
+from ngopt.optim.checkpoint import DEFAULT_PRETRAINED, SHIPPED, SUFFIX, shipped
+from ngopt.optim.config import DEFAULT_LR, UpdateConfig
+from tests.zoo import MODELS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONFIG = UpdateConfig()
+FACTS: list[
+    tuple[str, str, Callable[[], object]]
+] = [  # page, what it says with the value in brackets, where that is from
+    ("optimizer.md", r"rule's own step size: (\d+), the default", lambda: int(DEFAULT_LR)),
+    ("optimizer.md", r"u = -lr \* ([\d.]+) \* schedule", lambda: CONFIG.step_size),
+    ("optimizer.md", r"([\d.]+) for vectors, and the initial size", lambda: CONFIG.vector_scale),
+    ("architecture.md", r"every one of the first (\d+) steps", lambda: CONFIG.dense_steps),
+    ("zoo.md", r"in the (\d+) models that the tests sweep", lambda: len(MODELS)),
+]
+
+
+def read(page: str) -> str:
+    return " ".join((ROOT / "docs" / page).read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize("page, words, value", FACTS, ids=[words for _, words, _ in FACTS])
+def test_numbers(page: str, words: str, value: Callable[[], object]) -> None:
+    found = re.search(words, read(page))
+    assert found is not None, f"docs/{page} does not say {words!r} any more: change FACTS"
+    assert found[1] == str(value())
+
+
+def test_about_how_many_rules_there_are() -> None:
+    found = re.search(r"About (\d+) rule functions", read("architecture.md"))
+    assert found is not None
+    assert abs(int(found[1]) - len(set(RULES.values()))) <= 0.25 * int(found[1])
+
+
+def test_the_learning_rate_is_the_default() -> None:
+    assert inspect.signature(ngopt.NGOptimizer).parameters["lr"].default == DEFAULT_LR
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_named_weights_are_shipped(page: Path) -> None:
+    names = set(re.findall(r"[`\"](ngopt-base(?:-[-\w]+)?)[`\"]", page.read_text(encoding="utf-8")))
+    assert names <= {DEFAULT_PRETRAINED, *shipped()}
+
+
+def test_what_the_default_weights_are() -> None:
+    """As long as nothing learned is shipped, the page says so; afterwards it must not."""
+    learned = (SHIPPED / f"{DEFAULT_PRETRAINED}{SUFFIX}").is_file()
+    assert ("is at present `ngopt-base-untrained`" in read("optimizer.md")) == (not learned)
+
+
+REFUSED: list[tuple[str, Callable[[], object]]] = [
+    ("`capturable=True`", lambda: ngopt.NGOptimizer(nn.Linear(2, 2), capturable=True)),
+    ("`differentiable=True`", lambda: ngopt.NGOptimizer(nn.Linear(2, 2), differentiable=True)),
+    ("complex or sparse parameters", lambda: ngopt.NGOptimizer(nn.Linear(2, 2, dtype=torch.complex64))),
+]
+
+
+@pytest.mark.parametrize("words, ask", REFUSED, ids=[words for words, _ in REFUSED])
+def test_what_is_refused(words: str, ask: Callable[[], object]) -> None:
+    assert f"| {words}" in read("optimizer.md")
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        ask()
+
+
+def test_every_word_of_the_glossary_is_used() -> None:
+    """And there are at most 25: more is another language."""
+    words = re.findall(
+        r"^\| \*\*(.+?)\*\* \|", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert 10 <= len(words) <= 25 and len(set(words)) == len(words)
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "ngopt").rglob("*.py"))).lower()
+    code += "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "meta_train").rglob("*.py"))).lower()
+    assert [word for word in words if word.lower() not in code] == []
