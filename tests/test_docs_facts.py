@@ -42,6 +42,11 @@ def test_numbers(page: str, words: str, value: Callable[[], object]) -> None:
     assert found[1] == str(value())
 
 
+def test_every_model_of_the_zoo_has_a_row() -> None:
+    rows = re.findall(r"^\| (\w+) \| [\d,]+ \|", (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(MODELS)
+
+
 def test_about_how_many_rules_there_are() -> None:
     found = re.search(r"About (\d+) rule functions", read("architecture.md"))
     assert found is not None

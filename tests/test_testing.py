@@ -28,7 +28,7 @@ from ngopt.testing.strategies import batches, elements, modules, networks, order
 
 def small_mlp() -> tuple[nn.Module, ngopt.NeuralGraph]:
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
-    return model, ngopt.trace(model, torch.randn(2, 3), certify=False)
+    return model, ngopt.trace(model, torch.randn(2, 3).double(), certify=False)
 
 
 @settings(max_examples=12)
@@ -95,7 +95,7 @@ def test_an_architecture_without_symmetries_has_the_identity() -> None:
 @given(st.data())
 def test_networks_fit_their_architecture(data: st.DataObject) -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(27, 2)).double().eval()
-    graph = ngopt.trace(model, torch.randn(2, 2, 5, 5), certify=False)
+    graph = ngopt.trace(model, torch.randn(2, 2, 5, 5).double(), certify=False)
     state = data.draw(networks(graph))
     model.load_state_dict(state, strict=False)
     assert state.keys() >= dict(model.named_parameters()).keys()
