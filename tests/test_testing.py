@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from ngopt.testing import (
 from ngopt.testing.strategies import batches, elements, modules, networks, orders, random_nets
 
 
+@cache
 def small_mlp() -> tuple[nn.Module, ngopt.NeuralGraph]:
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     return model, ngopt.trace(model, torch.randn(2, 3).double(), certify=False)
@@ -92,10 +94,15 @@ def test_an_architecture_without_symmetries_has_the_identity() -> None:
     assert repr(element) == "the identity" and element.apply({}) == {}
 
 
+@cache
+def small_cnn() -> tuple[nn.Module, ngopt.NeuralGraph]:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(27, 2)).double().eval()
+    return model, ngopt.trace(model, torch.randn(2, 2, 5, 5).double(), certify=False)
+
+
 @given(st.data())
 def test_networks_fit_their_architecture(data: st.DataObject) -> None:
-    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(27, 2)).double().eval()
-    graph = ngopt.trace(model, torch.randn(2, 2, 5, 5).double(), certify=False)
+    model, graph = small_cnn()
     state = data.draw(networks(graph))
     model.load_state_dict(state, strict=False)
     assert state.keys() >= dict(model.named_parameters()).keys()
