@@ -13,7 +13,7 @@ import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -177,7 +177,7 @@ def _functional(recording: _Recording) -> Program:
         given = dict(zip(constants, tensors[len(recording.tensors) :], strict=True))
         return _Replay(recording, given, entered).run(*tensors[: len(recording.tensors)])
 
-    def again(mode: str) -> fx.GraphModule:
+    def again(mode: Literal["fake", "real"]) -> fx.GraphModule:
         entered.clear()
         tensors = [tensor.detach() for tensor in (*recording.tensors, *constants.values())]
         with torch.no_grad():

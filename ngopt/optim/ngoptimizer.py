@@ -118,7 +118,7 @@ class NGOptimizer(torch.optim.Optimizer):
             raise TypeError("NGOptimizer(None): pass a model, or parameters, or groups of parameters.")
         if isinstance(params, nn.Module):
             model, params = params, unwrap(params).named_parameters()
-        params, tensors = listed(params)
+        given, tensors = listed(params)
         roots = [model] if model is not None else owners(tensors) if graph is None else []
         for root in roots:
             options.refuse_sharded(root)
@@ -137,7 +137,7 @@ class NGOptimizer(torch.optim.Optimizer):
         self._measured: dict[str, float] | None = None  # update-to-weight ratios of the last step; None: not wanted
         self.skipped_steps = 0
         defaults = dict(lr=lr, weight_decay=weight_decay, maximize=maximize)
-        super().__init__(params, {**defaults, "total_steps": total_steps, "schedule": schedule, "step": 0})
+        super().__init__(given, {**defaults, "total_steps": total_steps, "schedule": schedule, "step": 0})
         self._given_total_steps: int | None = self.param_groups[0]["total_steps"]
         for topic, message in (("foreign", without_effect), ("lr", options.explain_leftover(self.param_groups))):
             if message is not None:
