@@ -68,8 +68,9 @@ class FlowEdit(nn.Module):
 
     :math:`Y` is linear in what transforms like the inputs of the neuron written to (:math:`z`, and :math:`g` where it
     does), :math:`X` in what transforms like the inverse of the outputs of the neuron read from (:math:`u`, and its
-    output where it does): with one of each it is a gradient, outer products of gradients and activations. Parameters
-    that belong to neurons get a change linear in :math:`Y`.
+    output where it does), all brought to about unit size by what no symmetry changes: with one of each it is like a
+    gradient, outer products of gradients and activations. Parameters that belong to neurons get a change linear in
+    :math:`Y`.
 
     Args:
         width: Of the embeddings.
