@@ -191,7 +191,9 @@ def _functional(recording: _Recording) -> Program:
 
     try:
         program = again("fake")
-    except Exception:  # sizes depend on values
+        if any(isinstance(size, torch.SymInt) for node in program.graph.nodes for size in _sizes(node)):
+            raise TraceError("sizes depend on values")
+    except Exception:
         program = again("real")
     graph = program.graph
     for node in list(graph.nodes):  # what is written back into buffers and constants is no output
@@ -205,6 +207,11 @@ def _functional(recording: _Recording) -> Program:
     outputs = tuple(node for node in pytree.tree_leaves(output.args) if isinstance(node, fx.Node))
     names = dict(zip(placeholders, recording.names, strict=False))
     return Program(graph, names, values, outputs, _paths(graph, entered))
+
+
+def _sizes(node: fx.Node) -> list[Any]:
+    values = [v for v in pytree.tree_leaves(node.meta.get("val")) if isinstance(v, Tensor)]
+    return [size for value in values for size in value.shape]
 
 
 class _Replay(fx.Interpreter):
