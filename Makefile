@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 # One thread per process: several processes that each start a thread per core are many times slower.
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: setup demo test test-slow test-deep check format clean
+.PHONY: setup demo test test-slow test-deep test-oldest test-newest check docs gpu format clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,16 @@ test-slow: setup
 test-deep: setup
 	HYPOTHESIS_PROFILE=deep $(PYTEST) -m hypothesis
 
+# Environments of their own, with the oldest and the newest versions that pyproject.toml allows; downloads of GBs.
+test-oldest test-newest:
+	$(PYTHON) -m benchmarks.versions $(@:test-%=%)
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+gpu: setup
+	$(BIN)/python -m benchmarks.gpu
+
 check: setup
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -44,4 +54,4 @@ format: setup
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis site

@@ -2,7 +2,7 @@
 
     python -m benchmarks.demo
     python -m benchmarks.demo --dataset digits        # needs no download
-    python -m benchmarks.demo --update-readme         # trains nothing; puts the last demo into README.md
+    python -m benchmarks.demo --publish               # trains nothing; puts the last demo into docs/
 
 The rivals get the best settings that `benchmarks.baseline_grid` found. All three start from the same weights, see the
 same batches, and take turns of 50 steps, so that whatever else the machine does meets them all alike.
@@ -50,9 +50,9 @@ BATCH = 128
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, and write table, picture, logs and results."""
     arguments = _parse(argv)
-    if arguments.update_readme:
+    if arguments.publish:
         publish(arguments.out)
-        print(f"README.md now shows {arguments.out / 'results.json'}.")
+        print(f"docs/benchmarks.md now shows {arguments.out / 'results.json'}.")
         return
     split = prepare(load(arguments.dataset))
     split = Split(*(t.to(arguments.device) for t in vars(split).values()))
@@ -175,7 +175,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="folder for what it makes; default: runs/demo-DATASET")
     parser.add_argument("--smoke", action="store_true", help="digits, 20 steps, 1 seed: does it run at all?")
-    parser.add_argument("--update-readme", action="store_true", help="put the last demo into README.md and docs/images")
+    parser.add_argument(
+        "--publish", action="store_true", help="put the last demo into docs/benchmarks.md and docs/images"
+    )
     arguments = parser.parse_args(argv)
     if arguments.smoke:
         arguments.dataset, arguments.steps, arguments.seeds = "digits", 20, 1

@@ -1,4 +1,4 @@
-"""The demo's table, and its place in README.md: numbers there are what a command printed, never typed."""
+"""The demo's table, and its place in the documentation: numbers there are what a command printed, never typed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.common.results import RESULTS, read_results, write_results, write_text
+from benchmarks.common.pages import fill_pages
+from benchmarks.common.results import RESULTS, read_results, write_results
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = Path("docs/images/demo.png")
-BEGIN = "<!-- demo: begin (python -m benchmarks.demo --update-readme) -->"
-END = "<!-- demo: end -->"
+PAGE = Path("docs/benchmarks.md")  # has the place: <!-- table: demo -->
 
 
 def markdown_table(results: dict[str, Any]) -> str:
@@ -43,35 +43,20 @@ def markdown_table(results: dict[str, Any]) -> str:
 
 
 def publish(out: Path, root: Path = ROOT) -> None:
-    """Put table and picture of a finished demo into README.md, and its results beside the code.
+    """Put table and picture of a finished demo into the documentation, and its results beside the code.
 
     Raises:
         FileNotFoundError: There was no demo.
-        ValueError: README.md has no place for it.
     """
     if not (out / "results.json").is_file():
         raise FileNotFoundError(f"There is no {out / 'results.json'}. Run python -m benchmarks.demo first.")
     results = read_results(out / "results.json")
-    readme = root / "README.md"
-    text = f"![Training loss and test accuracy]({PICTURE.as_posix()})\n\n{markdown_table(results)}"
-    write_text(readme, between_markers(readme.read_text(encoding="utf-8"), text))
+    link = PICTURE.relative_to(PAGE.parent).as_posix()
+    fill_pages("demo", f"![Training loss and test accuracy]({link})\n\n{markdown_table(results)}", [root / PAGE])
     (root / PICTURE).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(out / "loss.png", root / PICTURE)
     folder = RESULTS if root == ROOT else root / "benchmarks" / "results"
     write_results(folder / f"demo_{results['settings']['dataset']}.json", results)
-
-
-def between_markers(page: str, text: str) -> str:
-    """Replace what stands between the two markers of a page.
-
-    Raises:
-        ValueError: The page has not exactly one pair of markers.
-    """
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise ValueError(f"README.md must hold the lines {BEGIN!r} and {END!r}, once and in this order.")
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
 def _settings(results: dict[str, Any], name: str) -> str:

@@ -43,6 +43,15 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+def test_readme_is_short() -> None:
+    """At most 700 words, tables that commands fill in aside; and the commands of the main job are on top."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    written = re.sub(r"<!-- table: (\w+) -->.*?<!-- end of table: \1 -->", "", text, flags=re.DOTALL)
+    assert len(written.split()) <= 700
+    first_screen = "\n".join(text.splitlines()[:40])
+    assert "make demo" in first_screen and "make test" in first_screen and "ngopt.NGOptimizer(" in first_screen
+
+
 def test_readme_shows_the_drop_in_line() -> None:
     """A guard for the tests above: the README has snippets, and they are found."""
     code = "\n".join(code for _, code in snippets((ROOT / "README.md").read_text(encoding="utf-8")))

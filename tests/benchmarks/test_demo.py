@@ -1,4 +1,4 @@
-"""The demo and the grid run from end to end in small, and their numbers reach the README unchanged."""
+"""The demo and the grid run from end to end in small, and their numbers reach the documentation unchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import baseline_grid, demo, report
-from benchmarks.common.results import new_results, read_results, write_results
+from benchmarks.common.results import new_results, read_results, write_results, write_text
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 
@@ -69,17 +69,17 @@ def test_table(finished: dict[str, Any]) -> None:
     assert "`python -m benchmarks.demo`" in lines[-1]
 
 
-def test_readme_takes_the_last_demo(finished: dict[str, Any], tmp_path: Path) -> None:
+def test_the_page_takes_the_last_demo(finished: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match=r"benchmarks\.demo first"):
         report.publish(out, tmp_path)
     write_results(out / "results.json", finished)
     (out / "loss.png").write_bytes(b"picture")
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    page = tmp_path / report.PAGE
+    write_text(page, "before\n<!-- table: demo -->\nold\n<!-- end of table: demo -->\nafter\n")
     for _ in range(2):  # again changes nothing
         report.publish(out, tmp_path)
-        text = readme.read_text()
+        text = page.read_text()
         assert report.markdown_table(finished) in text
         assert text.startswith("before\n")
         assert text.endswith("\nafter\n")
@@ -88,20 +88,11 @@ def test_readme_takes_the_last_demo(finished: dict[str, Any], tmp_path: Path) ->
     assert read_results(tmp_path / "benchmarks" / "results" / "demo_digits.json") == finished
 
 
-def test_readme_shows_the_committed_results() -> None:
-    """The numbers in README.md are those of the result file beside the code, to the letter."""
-    text = (report.ROOT / "README.md").read_text(encoding="utf-8")
-    shown = text.split(report.BEGIN)[1].split(report.END)[0].strip()
-    assert report.between_markers(text, shown) == text or not shown
-    if shown:
-        path = report.RESULTS / "demo_fashion-mnist.json"
-        assert report.markdown_table(read_results(path)) in shown
-
-
-@pytest.mark.parametrize("page", ["", report.BEGIN, report.END + report.BEGIN, report.BEGIN * 2 + report.END])
-def test_readme_without_its_place_is_refused(page: str) -> None:
-    with pytest.raises(ValueError, match="once and in this order"):
-        report.between_markers(page, "text")
+def test_the_page_shows_the_committed_results() -> None:
+    """The numbers there are those of the result file beside the code, to the letter."""
+    text = (report.ROOT / report.PAGE).read_text(encoding="utf-8")
+    shown = text.split("<!-- table: demo -->")[1].split("<!-- end of table: demo -->")[0]
+    assert report.markdown_table(read_results(report.RESULTS / "demo_fashion-mnist.json")) in shown
 
 
 def test_steps_to_target_uses_the_mean_of_adamw(finished: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ from torch import fx
 from ngopt.graph.labels import Algebra, Label
 
 Rule = Callable[..., Any]
+"""From the arguments of an op, as labels, to the label of its output; see `rule`."""
+
 Op = torch._ops.OpOverload | torch._ops.OpOverloadPacket
 RULES: dict[Op, Rule] = {}
 
