@@ -147,3 +147,11 @@ def test_snippets_of_the_optimizer_page() -> None:
     for snippet in snippets:
         exec(compile(snippet, "docs/optimizer.md", "exec"), namespace)
     assert namespace["optimizer"].skipped_steps == 1
+
+
+@ignoring_warnings
+def test_draw_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs("sklearn")
+    picture = tmp_path / "network.png"
+    assert load("draw_network").main(["--steps", "100", "--out", str(picture)]) > 0.9
+    assert picture.stat().st_size > 10_000 and str(picture) in capsys.readouterr().out

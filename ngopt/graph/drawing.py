@@ -1,13 +1,20 @@
-"""Draw a neural graph: node groups as columns, parameters as links between them, one row each."""
+"""Draw a neural graph: small ones neuron by neuron, others in an overview.
+
+The overview has node groups as columns, and parameters as links between them, one row each.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
+from torch import Tensor
+
 from ngopt.extras import extra
+from ngopt.graph.drawing_neurons import draw_neurons, fits
 from ngopt.graph.elements import GraphElements, NodeGroup
-from ngopt.graph.export import groups_at
+from ngopt.graph.export import check_state, groups_at
 
 COLOURS = {"fixed": "#dddddd", "neuron": "#a6cee3", "block": "#fdbf6f"}
 INK, LINK, VECTOR = "#333333", "#1f5f8b", "#b15928"
@@ -15,19 +22,41 @@ COLUMN, ROW, HEAD, MARGIN = 1.6, 0.24, 0.95, 2.4  # inches
 MAX_ROWS = 90
 
 
-def draw(graph: GraphElements, path: str | PathLike[str]) -> None:
+def draw(
+    graph: GraphElements, path: str | PathLike[str], state: Mapping[str, Tensor] | None = None, detail: str = "auto"
+) -> None:
     """Draw the graph to an image file (format by suffix).
 
-    Columns are node groups, headed by their size, the functions that they pass through and the symmetric group that
-    acts on them. An arrow is a weight, from the neurons it reads to those it writes; a dot is a bias or scale; a dashed
-    line leads from neurons to the blocks (attention heads, ...) that they belong to.
+    *Neurons*: see `ngopt.graph.drawing_neurons.draw_neurons`. *Overview*: columns are node groups, headed by their
+    size, the functions that they pass through and the symmetric group that acts on them. An arrow is a weight, from the
+    neurons it reads to those it writes; a dot is a bias or scale; a dashed line leads from neurons to the blocks
+    (attention heads, ...) that they belong to.
+
+    Args:
+        graph: What to draw.
+        path: Of the picture; its suffix says the format.
+        state: Values shaped as the parameters, such as a ``state_dict``, that colour the lines between neurons.
+        detail: ``"neurons"``, ``"overview"``, or ``"auto"``: neurons up to some hundreds of them.
 
     Raises:
+        GraphMismatchError: ``state`` lacks a parameter or holds one of another shape.
         MissingExtraError: matplotlib is missing.
+        ValueError: ``detail`` is something else.
     """
+    if detail not in ("auto", "neurons", "overview"):
+        raise ValueError(f"detail is 'auto', 'neurons' or 'overview', got {detail!r}")
+    check_state(graph, state)
     with extra("train", "drawing"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+
+    if detail == "neurons" or (detail == "auto" and fits(graph)):
+        columns = sum(group.kind != "block" for group in graph.groups)
+        figure = Figure(figsize=(1.5 + 1.5 * columns, 5.0))
+        FigureCanvasAgg(figure)
+        draw_neurons(figure.add_axes((0.02, 0.02, 0.96, 0.94)), graph, state)
+        figure.savefig(path, dpi=140)
+        return
 
     column = {group.name: i for i, group in enumerate(graph.groups)}
     blocks = graph.blocks[:MAX_ROWS]

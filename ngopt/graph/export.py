@@ -29,6 +29,7 @@ def to_pyg(graph: GraphElements, state: Mapping[str, Tensor] | None = None) -> D
         MissingExtraError: torch_geometric is not installed.
         GraphMismatchError: ``state`` lacks a parameter or holds one of another shape.
     """
+    check_state(graph, state)
     with extra("encoders", "to_pyg()"):
         from torch_geometric.data import Data
 
@@ -44,8 +45,6 @@ def to_pyg(graph: GraphElements, state: Mapping[str, Tensor] | None = None) -> D
         pieces["edge_row_slot"].append(row_slots)
         pieces["edge_col_slot"].append(col_slots)
         if state is not None:
-            if block.name not in state or tuple(state[block.name].shape) != block.shape:
-                raise GraphMismatchError(f"state has no '{block.name}' of shape {block.shape}")
             values.append(block.to_matrix(state[block.name]).reshape(-1))
     sizes = torch.tensor([group.size for group in graph.groups])
     data = Data(num_nodes=graph.num_nodes, link_index=graph.links)
@@ -57,6 +56,13 @@ def to_pyg(graph: GraphElements, state: Mapping[str, Tensor] | None = None) -> D
     data.node_is_block = torch.tensor([g.kind == "block" for g in graph.groups]).repeat_interleave(sizes)
     data.node_is_frozen = torch.tensor([g.frozen for g in graph.groups]).repeat_interleave(sizes)
     return data
+
+
+def check_state(graph: GraphElements, state: Mapping[str, Tensor] | None) -> None:
+    """Raise `GraphMismatchError` if a state lacks a parameter of the graph or holds one of another shape."""
+    for block in graph.blocks if state is not None else ():
+        if state is not None and (block.name not in state or tuple(state[block.name].shape) != block.shape):
+            raise GraphMismatchError(f"state has no '{block.name}' of shape {block.shape}")
 
 
 def _entries(block: ParamBlock) -> tuple[Tensor, ...]:

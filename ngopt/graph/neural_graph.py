@@ -54,9 +54,9 @@ class NeuralGraph(GraphElements):
         """Node groups, parameters and symmetries as a table."""
         return export.summary(self)
 
-    def draw(self, path: str | PathLike[str]) -> None:
-        """Draw the graph, group by group, to an image file (format by suffix). Needs matplotlib."""
-        drawing.draw(self, path)
+    def draw(self, path: str | PathLike[str], state: Mapping[str, Tensor] | None = None, detail: str = "auto") -> None:
+        """Draw the graph to an image file, neuron by neuron or in an overview; see `ngopt.graph.drawing.draw`."""
+        drawing.draw(self, path, state, detail)
 
     def to(self, device: torch.device | str) -> NeuralGraph:
         """The same graph with its index tensors on ``device``."""

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 import ngopt
+from ngopt.graph import drawing
+from ngopt.graph.drawing_neurons import draw_neurons
 from tests.graph import factories
 from tests.graph.checks import traced_model
 
@@ -65,6 +67,72 @@ def test_draw_makes_a_picture(name: str, tmp_path: Path):
     colours = {tuple(c) for c in picture.reshape(-1, picture.shape[2])[::7].round(2).tolist()}
     assert len(colours) > 5  # boxes, lines and text, not a blank page
     assert 0.02 < (picture[..., :3].mean(-1) < 0.98).mean() < 0.9
+
+
+class Canvas:
+    """Notes what is drawn into it, in place of matplotlib's axes."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[list[float], tuple, float]] = []  # end points, colour, width
+        self.dots, self.boxes, self.texts = 0, 0, []
+
+    def add_collection(self, collection) -> None:
+        for segment, colour, width in zip(
+            collection.get_segments(), collection.get_colors(), collection.get_linewidths(), strict=True
+        ):
+            self.lines.append((segment.flatten().tolist(), tuple(colour), float(width)))
+
+    def scatter(self, x, y, **options) -> None:
+        self.dots += len(x)
+
+    def add_patch(self, patch) -> None:
+        self.boxes += 1
+
+    def text(self, x, y, words, **options) -> None:
+        self.texts.append(words)
+
+    def __getattr__(self, name: str):
+        return lambda *args, **options: None
+
+
+def test_neurons_are_dots_and_weights_are_lines_of_their_sign_and_size():
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    with torch.no_grad():
+        model[0].weight.fill_(0.1)
+        model[0].weight[4, 2] = -2.0
+    graph = ngopt.trace(model, torch.randn(2, 3))
+    canvas = Canvas()
+    draw_neurons(canvas, graph, model.state_dict())
+    assert (len(canvas.lines), canvas.dots, canvas.boxes) == (3 * 5 + 5 * 2, 10, 0)
+    assert any("$S_{5}$" in text and "tanh" in text for text in canvas.texts)
+    first = [line for line in canvas.lines if line[0][0] == 0.0]
+    widest = max(first, key=lambda line: line[2])
+    red, _, blue, _ = widest[1]
+    assert red > blue and all(c[2] > c[0] for _, c, w in first if w < widest[2])
+    plain = Canvas()
+    draw_neurons(plain, graph)
+    assert len({(colour, width) for _, colour, width in plain.lines}) == 1  # control: no values, no differences
+
+
+def test_heads_have_boxes():
+    graph = traced_model("multihead_attention").graph
+    canvas = Canvas()
+    draw_neurons(canvas, graph)
+    assert canvas.boxes >= 2
+
+
+def test_detail_is_chosen_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn = []
+    monkeypatch.setattr(drawing, "draw_neurons", lambda *args: drawn.append(args))
+    small = ngopt.trace(nn.Linear(3, 2), torch.randn(2, 3))
+    large = ngopt.trace(nn.Linear(600, 2), torch.randn(2, 600))
+    for graph, detail, times in ((small, "auto", 1), (small, "overview", 1), (large, "auto", 1), (large, "neurons", 2)):
+        graph.draw(tmp_path / "graph.png", detail=detail)
+        assert len(drawn) == times
+    with pytest.raises(ValueError, match="detail is"):
+        small.draw(tmp_path / "graph.png", detail="fine")
+    with pytest.raises(ngopt.GraphMismatchError, match="weight"):
+        small.draw(tmp_path / "graph.png", {"weight": torch.zeros(9)})
 
 
 def test_draw_takes_other_formats(tmp_path: Path):
