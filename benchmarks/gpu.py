@@ -4,7 +4,7 @@
     python -m benchmarks.gpu --part step
     python -m benchmarks.gpu --dry      # tiny models on the CPU, into a file that you name with --out
 
-Each part is a process of its own with a limit of its own, so that one that hangs or dies costs no other its rows. They are
+Each part is a process with a limit of its own, so that one that hangs or dies costs no other its rows. They are
 in benchmarks/results/gpu.json as soon as they are there; the table is in docs/benchmarks.md.
 """
 
