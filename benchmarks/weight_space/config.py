@@ -14,6 +14,7 @@ from ngopt.errors import NGOptError
 BASELINES = (*MLPS, "statistics")  # have no options of the metanetworks
 # What says where a run belongs, or how it is carried out; all other settings are its variant.
 IDENTITY = ("suite", "task", "dataset", "size", "encoder", "seed")
+MOTIONS = ("translate", "rotate", "scale", "noise", "drop")
 PRECISIONS = ("auto", "fp32", "bf16")
 CONDUCT = ("device", "threads", "checkpoint_steps", "precision", "compile")
 
@@ -140,7 +141,8 @@ class Config:
         identity = {name: getattr(self, name) for name in IDENTITY}
         kinds = {"faithful": False, "activations": True}  # these change presets themselves
         preset = dataclasses.asdict(configure(**identity, **{name: getattr(self, name) for name in kinds})) | kinds
-        return {name: value for name, value in dataclasses.asdict(self).items() if value != preset[name]}
+        idle = () if self.augment else MOTIONS  # say nothing about a run that does not move anything
+        return {name: v for name, v in dataclasses.asdict(self).items() if v != preset[name] and name not in idle}
 
     def variant(self) -> str:
         """The same in words, what does not change results left out: ``"faithful sign probes=64"``."""

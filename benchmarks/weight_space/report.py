@@ -23,7 +23,8 @@ from benchmarks.weight_space.charts import draw_results
 from benchmarks.weight_space.rows import result_path, scatter_path
 from benchmarks.weight_space.scatter import draw_scatter
 from benchmarks.weight_space.suites import SIZES, SUITES
-from benchmarks.weight_space.tables import MEASURES, suite_page, summary
+from benchmarks.weight_space.summary import summary
+from benchmarks.weight_space.tables import MEASURES, suite_page
 from ngopt.command import run_command
 
 SUMMARY = "weight_space"

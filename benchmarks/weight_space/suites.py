@@ -84,7 +84,7 @@ SUITES: dict[str, Suite] = {
             "full": {"epochs": 200, "batch_size": 128, "warmup": 1000},
         },
         own={
-            "neuron_flow": {"lr": 3e-3, "encoder_lr": 0.05, "ema": 0.998, "options": {"dropout": 0.1}},
+            "neuron_flow": {"lr": 3e-3, "encoder_lr": 0.05, "ema": 0.998},
             "probe_mlp": {"lr": 3e-3, "ema": 0.998, "probes": 256, "sign": False},
         },
     ),

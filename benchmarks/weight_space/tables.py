@@ -146,7 +146,7 @@ def _table(suite: str, rows: list[Row]) -> str:
             + (f" (can read {read:,} of {most:,} test networks)" if read < most else "")
             + undertrained(runs, most_reads),
             *(cell(m, runs) for m in measures),
-            _spread([run["val"][measures[0].name] for run in runs], measures[0].digits),
+            spread([run["val"][measures[0].name] for run in runs], measures[0].digits),
             str(len(runs)),
             f"{runs[0]['parameters']:,}" if runs[0]["parameters"] else "",
             f"{max(map(reads, runs)):,}",
@@ -200,7 +200,7 @@ def cell(measure: Measure, runs: list[Row]) -> str:
     """Mean and standard deviation over seeds, and the mean ends of the intervals if there are any."""
     values = [value for run in runs if (value := measure.of(run)) is not None]
     ends = [interval for run in runs if (interval := measure.interval(run)) is not None]
-    text = _spread(values, measure.digits) if values else ""
+    text = spread(values, measure.digits) if values else ""
     if not ends:
         return text
     low, high = (f"{mean(end):.{measure.digits}f}" for end in zip(*ends, strict=True))
@@ -213,69 +213,7 @@ def _machine(row: Row) -> str:
     return machine["gpu"] if on_gpu else f"{machine['processor']}, {row['config']['threads']} thread(s)"
 
 
-def _spread(values: list[float], digits: int) -> str:
-    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{spread}"
-
-
-TITLES = {
-    "neuron_flow": "NeuronFlow",
-    "ng_gnn": "NG-GNN",
-    "ng_t": "NG-T",
-    "mlp": "MLP on flat weights",
-    "mlp_aug": "MLP on flat weights, permuted and flipped in training",
-    "probe_mlp": "MLP on answers to learned inputs",
-    "statistics": "Gradient-boosted trees on statistics of weights",
-}
-VARIANTS = {
-    "faithful": "as published",
-    "sign": "with sign symmetry",
-    "no-sign": "without sign symmetry",
-    "no-activations": "activations hidden",
-}
-
-
-def summary(files: dict[str, list[dict[str, Any]]]) -> str:
-    """All suites in one small table: a line per encoder and variant, a column per task and size.
-
-    Args:
-        files: Result files by suite.
-    """
-    parts = []
-    for many, networks in ((False, "Implicit networks"), (True, "Image classifiers")):
-        columns = _columns({suite: some for suite, some in files.items() if SUITES[suite].many == many})
-        for probes, read in ((False, "weights alone"), (True, "also run on learned inputs")):
-            lines = _summary_lines({c: [r for r in rows if bool(r["probes"]) == probes] for c, rows in columns.items()})
-            if lines:
-                head = f"| {networks}, {read} | " + " | ".join(columns) + " |"
-                parts.append("\n".join([head, "|---" * (1 + len(columns)) + "|", *lines]))
-    return "\n\n".join(parts)
-
-
-def _columns(files: dict[str, list[dict[str, Any]]]) -> dict[str, list[Row]]:
-    """Rows of each task and size, but for ``smoke``."""
-    columns: dict[str, list[Row]] = {}
-    for suite, some in files.items():
-        for file in (file for file in some if file["settings"]["size"] != "smoke"):
-            for task in dict.fromkeys(row["task"] for row in file["rows"]):
-                words = [*([] if len(SUITES[suite].tasks) == 1 else [task]), file["settings"]["dataset"]]
-                title = f"{', '.join(words)} ({file['settings']['size']}): {MEASURES[suite][0].title}"
-                columns[title] = [row for row in file["rows"] if row["task"] == task]
-    return columns
-
-
-def _summary_lines(columns: dict[str, list[Row]]) -> list[str]:
-    names = {key: None for rows in columns.values() for key in by_group(rows)}
-    order = sorted(names, key=lambda key: (list(TITLES).index(key[0]), len(key[1])))
-    lines = []
-    for encoder, variant in order:
-        words = [VARIANTS.get(word, word.replace("=", " ")) for word in variant.split()]
-        cells = [", ".join([TITLES[encoder], *words])]
-        for rows in columns.values():
-            runs = by_group(rows).get((encoder, variant))
-            measure = MEASURES[runs[0]["config"]["suite"]][0] if runs else None
-            cells.append(
-                _spread([run["test"][measure.name] for run in runs], measure.digits) if runs and measure else ""
-            )
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+def spread(values: list[float], digits: int) -> str:
+    """Mean, and standard deviation over seeds if there are several."""
+    deviation = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{deviation}"

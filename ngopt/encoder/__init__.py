@@ -7,5 +7,18 @@ from ngopt.encoder.neuron_flow import NeuronFlow
 from ngopt.encoder.neuron_mp import NeuronMP
 from ngopt.encoder.ng_gnn import NGGNN
 from ngopt.encoder.ng_t import NGT
+from ngopt.encoder.reader import Reader, load_reader, save_reader
 
-__all__ = ["NGGNN", "NGT", "Encoder", "FlowReader", "Metanetwork", "NeuronFlow", "NeuronMP", "metanetwork"]
+__all__ = [
+    "NGGNN",
+    "NGT",
+    "Encoder",
+    "FlowReader",
+    "Metanetwork",
+    "NeuronFlow",
+    "NeuronMP",
+    "Reader",
+    "load_reader",
+    "metanetwork",
+    "save_reader",
+]

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-import ngopt.encoder
+import ngopt
 from benchmarks.common.results import read_results
+from benchmarks.inr_classification import saving
+from benchmarks.inr_data import Siren, coordinates, load
+from benchmarks.inr_data.siren import state
 from benchmarks.weight_space.baselines import FlatMLP
 from benchmarks.weight_space.cli import main
 from benchmarks.weight_space.config import MLPS, ConfigError
@@ -22,6 +25,7 @@ from benchmarks.weight_space.samples import Samples, Stack
 from benchmarks.weight_space.suites import SUITES
 from benchmarks.weight_space.tasks import Classification
 from meta_train.data import DataMissingError
+from ngopt.encoder import load_reader
 from ngopt.files import read_json, write_json
 from tests.benchmarks.weight_space_cases import killed_at, settings
 
@@ -73,6 +77,27 @@ def test_options_from_end_to_end(words: str, variant: str, root: Path, tmp_path:
     run(root, tmp_path, *words.split())
     (row,) = read_results(tmp_path / RESULTS)["rows"]
     assert (row["variant"], row["probes"], row["skipped_steps"]) == (variant, 4 * ("probes" in variant), 0)
+
+
+def test_a_classifier_becomes_a_file(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path, "--encoder", "neuron_flow", "--option", "width=8", "dropout=0.1")
+    folder = next((tmp_path / "inr_classification" / "digits-smoke").iterdir())
+    path = saving.save(folder, tmp_path / "reader.safetensors")
+    reader, sets = load_reader(path), load("digits", "smoke", root)
+    graph = ngopt.trace(Siren(), (coordinates(8, 8),), scalings=True)
+    right = reader.stack(graph, sets["test"].params).argmax(1) == sets["test"].labels
+    (row,) = read_results(tmp_path / RESULTS)["rows"]
+    assert 100 * float(right.float().mean()) == pytest.approx(row["test"]["accuracy"])
+    module = Siren()
+    module.load_state_dict(state(sets["test"].params, 3))
+    found = reader(module, coordinates(28, 28))
+    torch.testing.assert_close(found, reader.stack(graph, sets["test"].params)[3], rtol=1e-4, atol=1e-4)
+    assert reader.card["made by"] == row["command"] and row["command"] in path.with_suffix(".md").read_text()
+    with pytest.raises(ConfigError, match="that has ended"):
+        saving.save(tmp_path, tmp_path / "none.safetensors")
+    run(root, tmp_path, "--encoder", "mlp")
+    with pytest.raises(ConfigError, match="mlp-seed0: a metanetwork without probes is needed"):
+        saving.save(folder.parent / "mlp-seed0", tmp_path / "none.safetensors")
 
 
 def test_two_processes_make_the_same_run(root: Path, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from benchmarks.weight_space import report
 from benchmarks.weight_space.cli import make_parser, read_configs
 from benchmarks.weight_space.config import Config, configure
 from benchmarks.weight_space.rows import make_row, result_path, store
+from benchmarks.weight_space.suites import SUITES
+from benchmarks.weight_space.summary import summary
 from benchmarks.weight_space.tables import command_of, suite_page
 
 
@@ -109,6 +111,19 @@ def test_tables_of_editing(folder: Path) -> None:
     assert "--task dilation" in page
     assert "Not run (erosion, mnist, size small): neuron_flow, ng_gnn, ng_gnn faithful, ng_t, ng_t faithful" in page
     assert "Not run at all: contrast on cifar10." in page
+
+
+def test_the_summary_has_the_best_read_run_of_each(folder: Path) -> None:
+    put(folder, *run("ng_t", 0, value=99.0, epochs=3))  # better, but not read as much
+    put(folder, *run("ng_t", 0, value=99.0, sign=False))  # leaves something out
+    put(folder, *run("mlp_aug", 0, value=21.5))
+    page = summary({suite: report.result_files(suite, folder) for suite in SUITES})
+    assert "| NG-T | 91.00 ± 1.41 [100k] | 0.01230 [10k] |" in page
+    assert "| NG-GNN or NG-T, as published | 80.00 [6k] |" in page
+    assert "| best baseline that knows no graph | 21.50 [100k] |" in page
+    alone, probes = page.split("also run on learned inputs")
+    assert "| NG-T | 95.00 [100k] |" in probes and "95.00" not in alone
+    assert "smoke" not in page and len(alone.splitlines()) == 7
 
 
 def test_a_report_without_results_names_everything() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.strategies import RandomNet, architectures, example_input
 from torch import Tensor, nn
 
 import ngopt

@@ -1,0 +1,91 @@
+"""Make one file of a classifier that was trained, with a card, for `ngopt.encoder.load_reader`.
+
+python -m benchmarks.inr_classification save runs/inr_classification/mnist-dws-large/neuron_flow-seed0 out.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ngopt
+from benchmarks.inr_data.siren import Siren, coordinates
+from benchmarks.weight_space.config import ConfigError, configure
+from benchmarks.weight_space.folder import BEST, CONFIG
+from benchmarks.weight_space.session import ROW
+from benchmarks.weight_space.suites import METANETWORKS
+from ngopt.encoder.reader import save_reader
+from ngopt.files import read_json, write_text
+from ngopt.tensor_files import read_tensors
+
+MOST_BYTES = 2_000_000  # of a file that can be shipped
+LIMITS = (
+    "It reads networks of one architecture, with its names of parameters, that were fitted to such images from such "
+    "starts: networks of other pictures, other starts or other recipes are outside of what it has seen, and nothing "
+    "warns of that."
+)
+
+
+def save(run: Path, path: Path) -> Path:
+    """Make one file of a run that has ended, and beside it a page with its card.
+
+    Args:
+        run: Its directory.
+        path: File to write, ending in ``.safetensors``.
+
+    Raises:
+        ConfigError: The run has not ended, is not one of these, or is too large.
+        CheckpointError: The path has another ending.
+    """
+    if not (run / ROW).is_file() or not (run / CONFIG).is_file():
+        raise ConfigError(f"{run} has no {ROW}: name the directory of a run of inr_classification that has ended.")
+    config = configure(**read_json(run / CONFIG))
+    if config.suite != "inr_classification" or config.encoder not in METANETWORKS or config.faithful or config.probes:
+        raise ConfigError(f"{run} is a run of {config.suite}, {config.slug()}: a metanetwork without probes is needed.")
+    tensors, _ = read_tensors(run / BEST)
+    size = sum(value.numel() * value.element_size() for value in tensors.values())
+    if size > MOST_BYTES:
+        raise ConfigError(f"{run} has {size:,} bytes of weights, more than {MOST_BYTES:,}. Train a narrower encoder.")
+    row = read_json(run / ROW)
+    channels = 3 if config.dataset.startswith("cifar10") else 1
+    graph = ngopt.trace(Siren(channels), (coordinates(4, 4),), scalings=True)
+    options = {"task": "classify", "outputs": 10, "encoder": config.encoder, **config.encoder_options()}
+    card = {
+        "what it is": f"Reads the weights of a SIREN with two hidden layers of 32 neurons and {channels} output(s), "
+        "and says what its picture shows. Weights alone: it is never run.",
+        "outputs": "logits of the digits 0 to 9" if config.dataset.startswith("mnist") else "logits of ten classes",
+        "networks": f"{config.dataset}, size {config.size}: {row['networks']}",
+        "test": row["test"],
+        "validation": row["val"],
+        "training": {name: row[name] for name in ("reads", "steps", "cpu_seconds", "parameters")},
+        "made by": row["command"],
+        "versions": row["versions"],
+        "limits": LIMITS,
+        "licence": "MIT",
+    }
+    save_reader(path, graph, tensors, options, card)
+    write_text(path.with_suffix(".md"), page(path.stem, card))
+    return path
+
+
+def page(name: str, card: dict[str, Any]) -> str:
+    """Markdown of a card."""
+    lines = [f"# {name}", ""]
+    lines += [f"- **{key}**: {value if isinstance(value, str) else json.dumps(value)}" for key, value in card.items()]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Save a classifier."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.inr_classification save", description=save.__doc__)
+    parser.add_argument("run", type=Path, help="run directory of a run that has ended")
+    parser.add_argument("file", type=Path, help="safetensors file to write")
+    arguments = parser.parse_args(argv)
+    try:
+        path = save(arguments.run, arguments.file)
+    except ValueError as error:
+        parser.error(str(error))
+    print(f"{path}: {path.stat().st_size:,} bytes\n\n{path.with_suffix('.md').read_text(encoding='utf-8')}")

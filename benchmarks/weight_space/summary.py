@@ -1,0 +1,83 @@
+"""One small table of all suites: how the best-read run of each encoder does on each set of networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.weight_space.suites import MLPS, SUITES
+from benchmarks.weight_space.tables import MEASURES, Row, by_group, reads, spread
+
+ABLATIONS = {"sign", "no-sign", "no-activations"}  # words of variants that leave something out or add it
+LINES = {  # title -> encoders, as published or not; of several the best
+    "NeuronFlow": (("neuron_flow",), False),
+    "NG-GNN": (("ng_gnn",), False),
+    "NG-T": (("ng_t",), False),
+    "NG-GNN or NG-T, as published": (("ng_gnn", "ng_t"), True),
+    "best baseline that knows no graph": ((*MLPS, "probe_mlp", "statistics"), False),
+}
+LOWER_IS_BETTER = ("mse",)
+
+
+def summary(files: dict[str, list[dict[str, Any]]]) -> str:
+    """At most five lines per kind of networks; behind each metanetwork's number, how many networks it has read.
+
+    Args:
+        files: Result files by suite.
+    """
+    parts = []
+    for many, networks in ((False, "Implicit networks"), (True, "Image classifiers")):
+        columns = _columns({suite: some for suite, some in files.items() if SUITES[suite].many == many})
+        for probes, read in ((False, "weights alone"), (True, "also run on learned inputs")):
+            some = {name: [r for r in rows if bool(r["probes"]) == probes] for name, rows in columns.items()}
+            some = {name: rows for name, rows in some.items() if rows}
+            if some:
+                head = f"| {networks}, {read} | " + " | ".join(some) + " |"
+                parts.append("\n".join([head, "|---" * (1 + len(some)) + "|", *_lines(some)]))
+    if parts:
+        parts.append("In brackets: reads, training networks each as often as it was read.")
+    return "\n\n".join(parts)
+
+
+def _columns(files: dict[str, list[dict[str, Any]]]) -> dict[str, list[Row]]:
+    """Rows of each task and size, but for ``smoke``."""
+    columns: dict[str, list[Row]] = {}
+    for suite, some in files.items():
+        for file in (file for file in some if file["settings"]["size"] != "smoke"):
+            for task in dict.fromkeys(row["task"] for row in file["rows"]):
+                words = [*([] if len(SUITES[suite].tasks) == 1 else [task]), file["settings"]["dataset"]]
+                title = f"{', '.join(words)} ({file['settings']['size']}): {MEASURES[suite][0].title}"
+                columns[title] = [row for row in file["rows"] if row["task"] == task]
+    return columns
+
+
+def _lines(columns: dict[str, list[Row]]) -> list[str]:
+    lines = []
+    for title, (encoders, faithful) in LINES.items():
+        cells = [_cell(rows, encoders, faithful) for rows in columns.values()]
+        if any(cells):
+            lines.append("| " + " | ".join([title, *cells]) + " |")
+    return lines
+
+
+def _cell(rows: list[Row], encoders: tuple[str, ...], faithful: bool) -> str:
+    """The group of runs of these encoders that has read most; of baselines the best."""
+    groups = [
+        runs
+        for (encoder, variant), runs in by_group(rows).items()
+        if encoder in encoders and ("faithful" in variant.split()) == faithful and not ABLATIONS & set(variant.split())
+    ]
+    if not groups:
+        return ""
+    measure = MEASURES[rows[0]["config"]["suite"]][0]
+    sign = -1 if measure.name in LOWER_IS_BETTER else 1
+
+    def score(runs: list[Row]) -> float:
+        return sign * sum(run["test"][measure.name] for run in runs) / len(runs)
+
+    several = len(encoders) > 1
+    runs = max(groups, key=score if several else lambda runs: (max(map(reads, runs)), score(runs)))
+    text = spread([run["test"][measure.name] for run in runs], measure.digits)
+    if runs[0]["encoder"] == "statistics":
+        return text
+    count = max(map(reads, runs))
+    return f"{text} [{count / 1000:,.0f}k]" if count >= 1000 else f"{text} [{count}]"
