@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.strategies import RandomNet, architectures, example_input
 from torch import Tensor
 
 from ngopt.errors import SymmetryError

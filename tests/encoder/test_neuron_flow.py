@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.strategies import RandomNet, architectures, example_input
 from torch import Tensor, nn
 
 import ngopt
