@@ -155,3 +155,8 @@ def test_draw_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     picture = tmp_path / "network.png"
     assert load("draw_network").main(["--steps", "100", "--out", str(picture)]) > 0.9
     assert picture.stat().st_size > 10_000 and str(picture) in capsys.readouterr().out
+
+
+def test_read_network(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load("read_network").main(10) >= 0.6  # by chance 0.1
+    assert "a network of a 0 is read as a 0" in capsys.readouterr().out
