@@ -775,7 +775,7 @@ def test_the_page_shows_the_stored_rows() -> None:
         assert f"<!-- table: {name} -->" in text
         assert fill(text, name, table) == text
         assert fill(readme, name, table) == readme
-    assert "<!-- table: learning_to_optimize_summary -->" in readme
+    assert "docs/images/learning_to_optimize_summary.png" in readme
 
 
 def test_results_have_what_made_them(smoke: Path) -> None:
