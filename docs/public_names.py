@@ -22,9 +22,12 @@ def public_names(package: str = "ngopt", folder: Path = ROOT) -> Iterator[tuple[
     loader.resolve_aliases()
     for module in (root, *root.modules.values()):
         for name in module.exports or ():
-            found = module[str(name)]
+            found, path = module[str(name)], f"{module.path}.{name}"
+            if found.is_module and name in found.members:  # a function that has its module's name, as `trace`
+                found = found[str(name)]
+                path = found.canonical_path
             if not found.is_module:
-                yield f"{module.path}.{name}", found.has_docstring
+                yield path, found.has_docstring
             if found.is_class:
                 for method in found.members.values():
                     if method.is_function and not method.name.startswith("_"):
