@@ -29,6 +29,7 @@ def arguments(**changes: Any) -> SimpleNamespace:
     return SimpleNamespace(**values | changes)
 
 
+@ignoring_warnings  # parameters of no module
 @pytest.mark.parametrize(
     "changes, expected",
     [
