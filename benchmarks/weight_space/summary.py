@@ -1,4 +1,4 @@
-"""One small table of all suites: how the best-read run of each encoder does on each set of networks."""
+"""A small table for each kind of networks: how the best-read run of each encoder does on each set."""
 
 from __future__ import annotations
 
@@ -19,26 +19,32 @@ LOWER_IS_BETTER = ("mse",)
 
 
 def summary(files: dict[str, list[dict[str, Any]]]) -> str:
-    """At most five lines per kind of networks; behind each metanetwork's number, how many networks it has read.
+    """A table per kind of networks, read by their weights alone; in brackets, how many networks were read in training.
 
     Args:
         files: Result files by suite.
     """
     parts = []
     for many, networks in ((False, "Implicit networks"), (True, "Image classifiers")):
-        columns = _columns({suite: some for suite, some in files.items() if SUITES[suite].many == many})
-        for probes, read in ((False, "weights alone"), (True, "also run on learned inputs")):
-            some = {name: [r for r in rows if bool(r["probes"]) == probes] for name, rows in columns.items()}
-            some = {name: rows for name, rows in some.items() if rows}
-            if some:
-                head = f"| {networks}, {read} | " + " | ".join(some) + " |"
-                parts.append("\n".join([head, "|---" * (1 + len(some)) + "|", *_lines(some)]))
+        found = _sets({suite: some for suite, some in files.items() if SUITES[suite].many == many})
+        alone = {name: [row for row in rows if not row["probes"]] for name, rows in found.items()}
+        cells = {
+            name: [_cell(rows, encoders, faithful) for encoders, faithful in LINES.values()]
+            for name, rows in alone.items()
+            if rows
+        }
+        kept = [k for k in range(len(LINES)) if any(row[k] for row in cells.values())]
+        if kept:
+            head = [f"{networks}, weights alone", *(list(LINES)[k] for k in kept)]
+            lines = [[name, *(row[k] for k in kept)] for name, row in cells.items()]
+            table = [head, ["---"] * len(head), *lines]
+            parts.append("\n".join(f"| {' | '.join(line)} |" for line in table))
     if parts:
         parts.append("In brackets: reads, training networks each as often as it was read.")
     return "\n\n".join(parts)
 
 
-def _columns(files: dict[str, list[dict[str, Any]]]) -> dict[str, list[Row]]:
+def _sets(files: dict[str, list[dict[str, Any]]]) -> dict[str, list[Row]]:
     """Rows of each task and size, but for ``smoke``."""
     columns: dict[str, list[Row]] = {}
     for suite, some in files.items():
@@ -48,15 +54,6 @@ def _columns(files: dict[str, list[dict[str, Any]]]) -> dict[str, list[Row]]:
                 title = f"{', '.join(words)} ({file['settings']['size']}): {MEASURES[suite][0].title}"
                 columns[title] = [row for row in file["rows"] if row["task"] == task]
     return columns
-
-
-def _lines(columns: dict[str, list[Row]]) -> list[str]:
-    lines = []
-    for title, (encoders, faithful) in LINES.items():
-        cells = [_cell(rows, encoders, faithful) for rows in columns.values()]
-        if any(cells):
-            lines.append("| " + " | ".join([title, *cells]) + " |")
-    return lines
 
 
 def _cell(rows: list[Row], encoders: tuple[str, ...], faithful: bool) -> str:

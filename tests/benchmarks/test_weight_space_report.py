@@ -118,12 +118,11 @@ def test_the_summary_has_the_best_read_run_of_each(folder: Path) -> None:
     put(folder, *run("ng_t", 0, value=99.0, sign=False))  # leaves something out
     put(folder, *run("mlp_aug", 0, value=21.5))
     page = summary({suite: report.result_files(suite, folder) for suite in SUITES})
-    assert "| NG-T | 91.00 ± 1.41 [100k] | 0.01230 [10k] |" in page
-    assert "| NG-GNN or NG-T, as published | 80.00 [6k] |" in page
-    assert "| best baseline that knows no graph | 21.50 [100k] |" in page
-    alone, probes = page.split("also run on learned inputs")
-    assert "| NG-T | 95.00 [100k] |" in probes and "95.00" not in alone
-    assert "smoke" not in page and len(alone.splitlines()) == 7
+    head, _, first, second, *_ = page.splitlines()
+    assert head.split(" | ")[1:] == ["NG-T", "NG-GNN or NG-T, as published", "best baseline that knows no graph |"]
+    assert first.endswith("| 91.00 ± 1.41 [100k] | 80.00 [6k] | 21.50 [100k] |")
+    assert second.endswith("| 0.01230 [10k] |  |  |")
+    assert "smoke" not in page and "95.00" not in page  # that one also runs the networks
 
 
 def test_a_report_without_results_names_everything() -> None:
