@@ -130,8 +130,9 @@ def plan_param(
         matrix_shape, role = block.matrix_shape, block.role
         is_matrix = block.is_edge and role not in ELEMENTWISE_ROLES
     else:
-        is_matrix, role = len(shape) > 1, "weight" if len(shape) > 1 else "vector"
-        matrix_shape = (1, shape[0], shape[1], math.prod(shape[2:])) if is_matrix else (1, math.prod(shape), 1, 1)
+        rows, *reads = shape or (1,)
+        is_matrix, role = bool(reads), "weight" if reads else "vector"
+        matrix_shape = (1, rows, reads[0], math.prod(reads[1:])) if reads else (1, rows, 1, 1)
     sides = _sides(matrix_shape, (*fixed, True), config) if is_matrix else ()
     return ParamPlan(
         name=name,
