@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.common.pages import fill_pages
 from benchmarks.common.results import RESULTS, put_row, read_results
 from benchmarks.gpu_parts import PARTS
+from ngopt.command import run_command
 
 PAGE = Path("docs/benchmarks.md")
 COMMAND = ["python", "-m", "benchmarks.gpu"]
@@ -106,4 +107,4 @@ def _cell(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -78,7 +78,7 @@ def test_lightning_module() -> None:
     module = example.main(["--epochs", "2"])
     (optimizer,) = module.trainer.optimizers
     assert isinstance(optimizer, ngopt.NGOptimizer)
-    assert {block.name for block in optimizer.graph.blocks} == {name for name, _ in module.net.named_parameters()}
+    assert {block.name for block in optimizer.graph.blocks} == {name for name, _ in module.named_parameters()}
     assert optimizer.param_groups[0]["step"] == len(module.losses) == 32
     assert sum(module.losses[-8:]) < 0.8 * sum(module.losses[:8])
 

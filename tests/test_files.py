@@ -161,6 +161,8 @@ def test_every_command_ends_the_same_way() -> None:
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):
+                    if path.name == "versions.py":  # runs before anything is installed, so without ngopt
+                        continue
                     found += 1
                     assert ast.unparse(node.body[-1]).startswith("run_command("), path
             if path.name == "__main__.py":
@@ -208,12 +210,13 @@ def test_ctrl_c(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, tmp_path / "wait.py", "--steps", "5"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore it
     ) as process:  # fmt: skip
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline() == "works\n"
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        assert process.wait() == INTERRUPTED
+        assert process.wait(timeout=60) == INTERRUPTED
         assert process.stderr.read().strip() == (
             f"Stopped. What was finished is kept; go on with: python {tmp_path / 'wait.py'} --steps 5"
         )

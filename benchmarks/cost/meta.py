@@ -48,7 +48,7 @@ from ngopt.optim.update import update
 
 PUBLISHED = RESULTS / "meta_cost.json"
 BATCH, STEPS, CLASSES = 32, 10, 10
-BEGIN, HORIZON = 100, 1000  # past the dense start: gates are refreshed in one of ten steps
+BEGIN, HORIZON = 0, 1000  # a fresh state has to begin at its first step, where its bases are made
 WORKS = ("forward", "backpropagation")
 PEAK_SIZE = 1536
 GPUS, BANDWIDTH, LATENCY = 64, 10e9 / 8, 50e-6  # bytes and seconds of an assumed 10 Gbit/s network

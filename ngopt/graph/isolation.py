@@ -95,7 +95,7 @@ class _Copier:
         self.note(original, copied)
         attributes = dict(original.__dict__)
         if is_compiled:
-            attributes = {**copied.__dict__, "_modules": attributes["_modules"], "training": attributes["training"]}
+            attributes = {**copied.__dict__, "_modules": attributes["_modules"], "training": original.training}
         attributes["_compiled_call_impl"] = None
         for key in _HOOKS:
             attributes[key] = OrderedDict(

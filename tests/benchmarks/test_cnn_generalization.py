@@ -79,7 +79,7 @@ def test_run_report_save_and_predict(tmp_path: Path, capsys: pytest.CaptureFixtu
         and "τ-b on wider" in text
         and "`python -m benchmarks.cnn_generalization run --zoo wild --size small" in text
     )
-    assert "Not run (wild, size small): ng_gnn faithful, ng_gnn no-activations, ng_t" in text
+    assert "Not run (wild, size small): neuron_flow, ng_gnn faithful, ng_gnn no-activations, ng_t" in text
     assert "Not run at all: small-mnist, small-fashion_mnist, small-cifar10." in text
     for name in ("cnn_generalization_wild_small.png", "cnn_generalization_wild_small_scatter.png"):
         assert (tmp_path / "images" / name).read_bytes().startswith(b"\x89PNG")

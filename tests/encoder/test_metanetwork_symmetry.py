@@ -87,6 +87,8 @@ def test_random_architectures(
     data: st.DataObject, net: RandomNet, encoder: str, task: str, mixed: bool, options: dict
 ) -> None:
     graph, state = network_of(net, net.example())
+    if encoder == "neuron_flow":  # it goes along the program, once there and once back
+        options = {key: value for key, value in options.items() if key == "width"}
     read = reading(reader(graph, encoder, task, **options), graph, state, task, mixed)
     wanted = assert_invariant if task == "classify" else assert_equivariant
     wanted(read, state, [data.draw(drawn_elements(graph)), graph.symmetries.random()], tolerance=EXACT)

@@ -486,7 +486,7 @@ def test_devices_get_a_share_each() -> None:
     named = dict(model.named_parameters())
     moved = {name: nn.Parameter(p.to("meta")) if name.startswith("2") else p for name, p in named.items()}
     group = {"params": list(moved.values()), "param_names": list(moved)}
-    shares, off_graph = share_out([group], graph, "", moved, lively_rule())
+    shares, off_graph = share_out([group], graph, moved, lively_rule())
     assert off_graph == []
     assert [share.device.type for share in shares] == ["cpu", "meta"]
     assert [sorted(share.params) for share in shares] == [["0.bias", "0.weight"], ["2.bias", "2.weight"]]

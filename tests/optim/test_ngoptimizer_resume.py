@@ -238,12 +238,14 @@ def test_another_graph_with_the_same_parameters(captured: bool) -> None:
     state = optimizer.state_dict()
     if captured:
         changed(batch(0)[0])
+        assert other.graph is not None  # traced now
         with pytest.warns(UserWarning, match=r"another graph.*0\.weight"):
             other.load_state_dict(state)
     else:
         other.load_state_dict(state)
+        changed(batch(0)[0])
         with pytest.warns(UserWarning, match=r"another graph.*0\.weight"):
-            changed(batch(0)[0])
+            assert other.graph is not None
     assert same(states(other), states(optimizer))  # all of it fits, whatever the activation
 
 
