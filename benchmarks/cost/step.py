@@ -66,9 +66,9 @@ def make_optimizer(name: str, workload: Workload, graph: ngopt.NeuralGraph | Non
             for param in meta.heads.parameters():
                 param.add_(0.05 * torch.randn(param.shape, generator=torch.Generator().manual_seed(0)))
     device = next(model.parameters()).device
-    optimizer = ngopt.NGOptimizer(model.named_parameters(), lr=1e-5, graph=graph, rule=meta.to(device))
+    optimizer = ngopt.NGOptimizer(model.named_parameters(), graph=graph, rule=meta.to(device))
     for group in optimizer.param_groups:
-        group["step"] = START
+        group.update(step=START, lr=1e-5)
     return optimizer.step
 
 
