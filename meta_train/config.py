@@ -168,7 +168,7 @@ class RunConfig:
         iterations: Outer steps.
         kind: ``"neural_graph"``: ngopt's rule; ``"feed_forward"``: a per-weight MLP.
         init: Checkpoint to start from, a path or the name of a shipped one; empty: the hand-made rule. A rule with the
-            graph can start from one without: it is the same rule until its neurons' gates move.
+            graph can start from one without: it is the same rule until what it reads of its neurons moves.
         checkpoint_every: Iterations between checkpoints.
         rule: Settings of ngopt's rule.
         objective: The meta-loss.

@@ -39,7 +39,7 @@ class Log:
     def evaluation(
         self, rows: list[dict[str, Any]], rule: LearnedRule, theta: Theta, statistics: Mapping[str, Mapping[str, float]]
     ) -> None:
-        """Log a validation, the sizes of the meta-parameters, the gates by family, and the learned schedule."""
+        """Log a validation, the sizes of the meta-parameters, the controls by family, and the learned schedule."""
         for row in rows:
             self.folder.append_log({"kind": "validation", **row})
             strength = f"strength {row['strength']:g}"

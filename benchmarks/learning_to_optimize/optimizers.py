@@ -159,8 +159,7 @@ def _feed_forward_settings() -> dict[str, Any]:
     return {"pretrained": feed_forward.SHIPPED.stem, "sha256": _sha256(feed_forward.SHIPPED)}
 
 
-# Without the graph: the same directions, but gates read off each tensor alone, trained that way with the same budget.
-# (`graph=False` would leave no learned gates at all: that is the untrained rule.)
+# Without messages between neurons: controls read off each tensor alone, trained that way with the same budget.
 # Raw shapes: the same rule untrained on every tensor in the shape that it has, with no roles, views or blocks from the
 # graph. No model: what a user gets who passes parameters alone.
 for name, words, make, pretrained, small in (

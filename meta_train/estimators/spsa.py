@@ -79,7 +79,7 @@ def spsa(
     Returns:
         The gradient ``[dim]``; the stack after the run; losses ``[steps, optimizee]``.
     """
-    looks = {round(share * stack.horizon) // 10 * 10 for share in LOOKS}  # gates are made anew in every tenth step
+    looks = {round(share * stack.horizon) // 10 * 10 for share in LOOKS}  # controls are made anew in every tenth step
     theta = {name: value.detach().requires_grad_() for name, value in theta.items()}
     seen, losses = [], []
     while not stack.done:

@@ -104,9 +104,7 @@ def _accumulate_(
 def _step_(stack: Stack, weights: Mapping[str, Tensor], rate: float, neutral: bool, config: UpdateConfig) -> None:
     """Write the step of a stack into the weights."""
     change = direction(stack.plan.sides, stack.gradient, stack.state, stack.count, config)
-    size = join(stack.states, "guard")
-    scale = stack.plan.scale(config, join(stack.states, "initial_rms"))
-    size = size * scale
+    size = join(stack.states, "guard") * stack.plan.scale(config, join(stack.states, "initial_rms"))
     each = [weights[name] for name in stack.names]
     if not neutral and "controls" in stack.states[0]:
         said = join(stack.states, "controls").view(-1, CONTROLS)
