@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,19 +31,34 @@ class Part:
 
 def tests(dry: bool) -> Iterator[Row]:
     """The tests that need a GPU; dry: that they are found."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "tests"]
-    done = subprocess.run([*command, *(["--collect-only"] if dry else [])], capture_output=True, text=True)
+    # Another machine may have other versions, which warn of other things, and lack what other tests import.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "-W", "default"]
+    command += ["--continue-on-collection-errors", "tests", *(["--collect-only"] if dry else [])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    words = r"(\d+)(?:/\d+)? (passed|failed|skipped|errors?|tests collected)"
     counts = {
-        word: int(n) for n, word in re.findall(r"(\d+)(?:/\d+)? (passed|failed|skipped|tests collected)", done.stdout)
+        word.removesuffix("s") if word == "errors" else word: int(n) for n, word in re.findall(words, done.stdout)
     }
-    yield {"tests": "gpu", **counts, "failures": " ".join(re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE))}
+    yield {"tests": "gpu", **counts, "failures": "; ".join(re.findall(r"^FAILED (.+)", done.stdout, re.MULTILINE))}
+    if counts.get("failed"):
+        print(done.stdout, file=sys.stderr)
+        raise SystemExit(1)
 
 
 def step(dry: bool) -> Iterator[Row]:
     """Time and peak memory of a training step: the optimizers on a ResNet-50 and a GPT-2 of 124M, in bf16."""
+    failed: Exception | None = None
     for model_name, build in (("ResNet-50", _resnet), ("GPT-2 124M", _gpt2)):
-        for name in ("AdamW", "Muon", "SOAP", "NGOptimizer"):
-            yield {"model": model_name, "optimizer": name, **_measure(build, name, dry)}
+        for name in ("AdamW", "NGOptimizer", "Muon", "SOAP"):
+            row = {"model": model_name, "optimizer": name}
+            try:
+                yield {**row, **_measure(build, name, dry)}
+            except Exception as error:  # out of memory, a package that is not there: the others go on
+                traceback.print_exc()
+                yield {**row, "error": f"{type(error).__name__}: {error}".splitlines()[0][:80]}
+                failed = error
+    if failed is not None:
+        raise failed
 
 
 def _measure(build: Callable[[bool], tuple[nn.Module, tuple[Any, ...]]], name: str, dry: bool) -> Row:
@@ -65,6 +82,7 @@ def _measure(build: Callable[[bool], tuple[nn.Module, tuple[Any, ...]]], name: s
         whole.append(1e3 * (end - begin))
         alone.append(1e3 * (end - middle))
     return {
+        "first_step_ms": whole[0],
         "step_ms": statistics.median(whole[warm:]),
         "optimizer_ms": statistics.median(alone[warm:]),
         "worst_optimizer_ms": max(alone[warm:]),
@@ -187,7 +205,7 @@ def throughput(dry: bool) -> Iterator[Row]:
     weights = {
         n: torch.randn(batch, *p.shape, device=device) * p.shape[-1] ** -0.5 for n, p in network.named_parameters()
     }
-    for encoder in ("ng_gnn", "neuron_flow"):
+    for encoder in ("neuron_flow", "ng_gnn"):
         reader = metanetwork(graph, outputs=10, encoder=encoder, width=16 if dry else 64).to(device)
         reader.fit_statistics(graph, weights)
         optimizer, times = torch.optim.AdamW(reader.parameters(), lr=1e-3), []
@@ -222,6 +240,8 @@ def _memory(dry: bool, *, peak: bool = False) -> float:
         return 0.0
     if peak:
         return float(torch.cuda.max_memory_allocated())
+    gc.collect()  # what was measured before may wait in circles
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     return float(torch.cuda.memory_allocated())
 

@@ -70,14 +70,14 @@ def _build_data(graph: NeuralGraph, device: torch.device) -> _NetworkData:
         add(pair_to_row=rows + row_of, pair_to_col=cols + col_of, pair_step=torch.full_like(at, step))
         add(entry_to_edge=pairs + entry // tap, entry_tap=known.taps[block.name][entry % tap])
         add(entry_step=torch.full_like(entry, step), pair_taps=torch.full((len(at), 1), float(tap)))
-        add(row_to_node=block.row_nodes.flatten(), row_code=known.rows[block.name])
-        add(col_to_node=block.col_nodes.flatten(), col_code=known.cols[block.name])
+        add(row_to_node=block.row_nodes.flatten().cpu(), row_code=known.rows[block.name])
+        add(col_to_node=block.col_nodes.flatten().cpu(), col_code=known.cols[block.name])
         add(row_step=torch.full((group * row,), step), col_step=torch.full((group * col,), step))
         rows, cols, pairs = rows + group * row, cols + group * col, pairs + len(at)
     for block in vector_blocks(graph):
         group, row, _, tap = block.matrix_shape
         entry = torch.arange(group * row * tap)
-        add(vector_to_node=block.row_nodes.flatten(), vector_code=known.rows[block.name])
+        add(vector_to_node=block.row_nodes.flatten().cpu(), vector_code=known.rows[block.name])
         add(value_to_vector=vectors + entry // tap, value_tap=known.taps[block.name][entry % tap])
         add(vector_taps=torch.full((group * row, 1), float(tap)))
         vectors += group * row

@@ -80,7 +80,7 @@ def tensor_features(
             torch.tanh(0.5 * torch.log(initial_rms.to(dtype) * unit_size + 1e-12)),
         ]
     )
-    return torch.cat([measured, measured.new_tensor(constants)])
+    return torch.cat([measured, torch.tensor(constants, dtype=dtype).to(measured.device, non_blocking=True)])
 
 
 class ControlHeads(nn.Module):
@@ -123,5 +123,5 @@ class ControlHeads(nn.Module):
             col_mean = embeddings[cols].mean(0) if cols is not None else no_columns
             pooled.append(torch.cat([own, row_mean, col_mean]))
         said = self.direct(torch.stack(features)) + self.read(torch.tanh(self.hidden(torch.stack(pooled))))
-        controls = torch.tanh(said) * said.new_tensor(self.bounds)
+        controls = torch.tanh(said) * torch.tensor(self.bounds, dtype=said.dtype).to(said.device, non_blocking=True)
         return {plan.name: own for plan, own in zip(plans, controls, strict=True)}

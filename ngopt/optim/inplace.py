@@ -18,7 +18,7 @@ from ngopt.optim.guard import guard_of
 from ngopt.optim.plan import plan_all
 from ngopt.optim.rule import UpdateRule
 from ngopt.optim.schedule import Schedule, is_refresh
-from ngopt.optim.stack import Stack, join, stacks_of
+from ngopt.optim.stack import Stack, counts_of, join, stacks_of
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def _accumulate_(
     each = [gradients[name] for stack in stacks for name in stack.names]
     dtype = each[0].dtype
     norms = torch.stack(torch._foreach_norm(each, 2, dtype=torch.float64))
-    sizes = root_mean_square(norms, norms.new_tensor([x.numel() for x in each]), dtype)
+    sizes = root_mean_square(norms, counts_of(tuple(x.numel() for x in each), norms.dtype, norms.device), dtype)
     units = join(states, "unit")
     divisors, new_units, carries = next_unit(sizes, units, config)
     units.copy_(new_units)

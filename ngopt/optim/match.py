@@ -127,13 +127,20 @@ def share_out(
         Share(
             device,
             restrict(graph, here, device) if graph is not None else None,
-            rule if device.type == "cpu" else copy.deepcopy(rule).to(device),
+            rule if device.type == "cpu" else _moved(rule, device),
             here,
             {key: entry for key, entry in params.items() if entry[1].device == device},
         )
         for device in dict.fromkeys(tensor.device for _, tensor in params.values())
         if (here := {key: tensor for key, tensor in readable.items() if tensor.device == device})
     ], off_graph
+
+
+def _moved(rule: UpdateRule, device: torch.device) -> UpdateRule:
+    """A copy on a device, but for the schedule: it is a number that the host asks for, and must not wait for a GPU."""
+    moved = copy.deepcopy(rule).to(device)
+    moved.schedule.to("cpu")
+    return moved
 
 
 def _affordable(readable: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -132,6 +132,13 @@ def _buffer(entries: Sequence[Tensor]) -> Tensor | None:
 
 
 @functools.lru_cache(maxsize=256)
+def counts_of(counts: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:  # [tensor]
+    """Numbers of entries as a tensor; kept, since a GPU must not be waited for in every step."""
+    return torch.tensor(counts, dtype=dtype).to(device, non_blocking=True)
+
+
+@functools.lru_cache(maxsize=256)
 def _members(counts: tuple[int, ...], device: torch.device) -> Tensor:  # [all entries]
     """Which of several tensors each entry of all belongs to."""
-    return torch.repeat_interleave(torch.tensor(counts)).to(device)
+    which = torch.repeat_interleave(torch.tensor(counts), output_size=sum(counts))
+    return which.to(device, non_blocking=True)

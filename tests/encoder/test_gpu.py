@@ -11,9 +11,12 @@ from ngopt.encoder import metanetwork
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("faithful", [False, True])
-@pytest.mark.parametrize("encoder", ["ng_gnn", "ng_t"])
-def test_on_a_gpu_the_same(encoder: str, faithful: bool) -> None:
+@pytest.mark.parametrize(
+    ("encoder", "faithful"),
+    [("neuron_flow", False), ("ng_gnn", False), ("ng_gnn", True), ("ng_t", False), ("ng_t", True)],
+)
+@pytest.mark.parametrize("moved_graph", [False, True])
+def test_on_a_gpu_the_same(encoder: str, faithful: bool, moved_graph: bool) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2))
     graph = ngopt.trace(net, torch.randn(2, 3), scalings=True)
@@ -22,6 +25,7 @@ def test_on_a_gpu_the_same(encoder: str, faithful: bool) -> None:
     model.fit_statistics(graph, params)
     on_cpu = model(graph, params)
     moved = {name: p.cuda() for name, p in params.items()}
+    graph = graph.to("cuda") if moved_graph else graph
     torch.testing.assert_close(model.cuda()(graph, moved).cpu(), on_cpu, rtol=1e-9, atol=1e-9)
     if not faithful:
         one_by_one = [(graph, {name: p[i] for name, p in moved.items()}) for i in range(4)]
