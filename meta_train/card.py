@@ -11,7 +11,7 @@ import torch
 import ngopt
 from meta_train.config import RunConfig
 from meta_train.trainer import Progress
-from ngopt.optim.checkpoint import read_card
+from ngopt.optim.saving.checkpoint import read_card
 
 DATA = {
     "mnist": "MNIST and Fashion-MNIST, the first 50,000 training images of each, at 8 x 8 to 28 x 28 pixels",

@@ -12,7 +12,7 @@ from typing import Any
 from meta_train.unroll import Objective
 from ngopt.errors import NGOptError
 from ngopt.extras import extra
-from ngopt.optim.config import UpdateConfig
+from ngopt.optim.rule.config import UpdateConfig
 
 try:
     import tomllib

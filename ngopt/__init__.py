@@ -12,8 +12,8 @@ from ngopt.errors import (
     UnsupportedOpError,
 )
 from ngopt.graph import NeuralGraph, trace
-from ngopt.optim.checkpoint import load_pretrained, save_pretrained
 from ngopt.optim.ngoptimizer import NGOptimizer
+from ngopt.optim.saving.checkpoint import load_pretrained, save_pretrained
 
 __version__ = "0.1.0"
 

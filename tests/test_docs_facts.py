@@ -13,8 +13,8 @@ from torch import nn
 
 import ngopt
 from ngopt.graph.rules import RULES
-from ngopt.optim.checkpoint import DEFAULT_PRETRAINED, SHIPPED, SUFFIX, shipped
-from ngopt.optim.config import DEFAULT_LR, UpdateConfig
+from ngopt.optim.rule.config import DEFAULT_LR, UpdateConfig
+from ngopt.optim.saving.checkpoint import DEFAULT_PRETRAINED, SHIPPED, SUFFIX, shipped
 from tests.zoo import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]

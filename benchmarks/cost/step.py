@@ -29,7 +29,8 @@ from benchmarks.common.results import RESULTS, new_results, write_results, write
 from benchmarks.cost.step_models import WORKLOADS, Workload
 from benchmarks.cost.stopwatch import Stopwatch
 from ngopt.command import run_command
-from ngopt.optim import inplace, rule
+from ngopt.optim.fast import inplace
+from ngopt.optim.rule import update_rule
 from ngopt.optim.update import UpdateRule
 
 ADAMW, MUON, SOAP = "AdamW (foreach)", "Muon + AdamW", "SOAP"
@@ -40,8 +41,8 @@ PARTS = ("averages and bases", "direction", "node statistics", "message passing"
 PLACES: dict[str, tuple[tuple[Any, str], ...]] = {
     "averages and bases": ((inplace, "accumulate"),),
     "direction": ((inplace, "direction"),),
-    "node statistics": ((rule, "node_features"), (rule, "tensor_features")),
-    "message passing": ((rule.NeuronMP, "forward"),),
+    "node statistics": ((update_rule, "node_features"), (update_rule, "tensor_features")),
+    "message passing": ((update_rule.NeuronMP, "forward"),),
 }
 
 

@@ -20,7 +20,7 @@ import ngopt
 from benchmarks.common.rivals import RIVALS
 from benchmarks.common.training import Steps
 from meta_train.rules import feed_forward
-from ngopt.optim.checkpoint import SHIPPED, SUFFIX
+from ngopt.optim.saving.checkpoint import SHIPPED, SUFFIX
 
 BASE = "AdamW"  # speed-ups are over this one
 UNTUNED = "Prodigy"  # the rival whose learning rate nobody tunes

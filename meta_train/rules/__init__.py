@@ -4,7 +4,7 @@ from meta_train.rules.base import LearnedRule, State
 from meta_train.rules.feed_forward import FeedForwardRule
 from meta_train.rules.neural_graph import NeuralGraphRule
 from ngopt.errors import CheckpointError
-from ngopt.optim.checkpoint import load_pretrained
+from ngopt.optim.saving.checkpoint import load_pretrained
 from ngopt.optim.update import UpdateConfig
 
 __all__ = ["FeedForwardRule", "LearnedRule", "NeuralGraphRule", "State", "make_rule"]

@@ -31,7 +31,7 @@ from meta_train.theta import Theta
 from ngopt.errors import CheckpointError, FileError
 from ngopt.files import write_text
 from ngopt.graph.neural_graph import NeuralGraph
-from ngopt.optim.checkpoint import card_page
+from ngopt.optim.saving.checkpoint import card_page
 from ngopt.tensor_files import check_like, read_tensors, reading, write_tensors
 
 DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999)

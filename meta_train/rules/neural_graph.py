@@ -14,9 +14,9 @@ from meta_train.rules.base import LearnedRule, State
 from meta_train.theta import Theta
 from ngopt.errors import CheckpointError
 from ngopt.graph.neural_graph import NeuralGraph
-from ngopt.optim.checkpoint import save_pretrained
-from ngopt.optim.controls import TENSOR_FEATURES
-from ngopt.optim.plan import plan_graph
+from ngopt.optim.rule.controls import TENSOR_FEATURES
+from ngopt.optim.rule.plan import plan_graph
+from ngopt.optim.saving.checkpoint import save_pretrained
 from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update
 
 EXPONENT = 0.5  # an exponent's move, relative to a log gain's
@@ -72,7 +72,7 @@ class NeuralGraphRule(LearnedRule):
         return update(rule, graph, weights, grads, state, step=step, total_steps=total_steps)
 
     def actions(self, state: State) -> dict[str, Tensor]:
-        """The logarithm of each tensor's gain, and its exponent; see `ngopt.optim.controls`."""
+        """The logarithm of each tensor's gain, and its exponent; see `ngopt.optim.rule.controls`."""
         return {name: own["controls"] for name, own in state.items()}
 
     def action_scales(self) -> Tensor:

@@ -22,20 +22,20 @@ from torch.nn.parameter import is_lazy
 
 from ngopt.errors import CheckpointError
 from ngopt.graph.neural_graph import NeuralGraph
-from ngopt.optim import capture, options
-from ngopt.optim.checkpoint import DEFAULT_PRETRAINED, load_pretrained
-from ngopt.optim.exchange import Members, follow, members_of, unchanged
+from ngopt.optim.attach import capture, options
+from ngopt.optim.attach.exchange import Members, follow, members_of, unchanged
+from ngopt.optim.attach.listener import Listener, named_parameters, unwrap
+from ngopt.optim.attach.match import Share, explain_difference, fingerprint, listing, share_out
+from ngopt.optim.attach.names import generated, is_generated, unique
+from ngopt.optim.attach.owner import listed, owners
 from ngopt.optim.finite import nonfinite
-from ngopt.optim.listener import Listener, named_parameters, unwrap
-from ngopt.optim.match import Share, explain_difference, fingerprint, listing, share_out
-from ngopt.optim.names import generated, is_generated, unique
-from ngopt.optim.owner import listed, owners
-from ngopt.optim.plan import plan_of
 from ngopt.optim.ranks import Ranks
-from ngopt.optim.state import ENTRY, SHARED, Extra, fit_state, layout_of, pack_extra, restore
+from ngopt.optim.rule.plan import plan_of
+from ngopt.optim.saving.checkpoint import DEFAULT_PRETRAINED, load_pretrained
+from ngopt.optim.saving.state import ENTRY, SHARED, Extra, fit_state, layout_of, pack_extra, restore
+from ngopt.optim.saving.validation import check_state_dict
 from ngopt.optim.summary import ParamSummary, as_table, copies_of, ratios, summarise, write_scalars
 from ngopt.optim.update import DEFAULT_LR, UpdateRule, init_state, update_
-from ngopt.optim.validation import check_state_dict
 
 _PER_TENSOR = "they take the per-tensor rule. Pass the model itself, NGOptimizer(model), to use its graph."
 _KEPT = ("_rule", "_graph", "_named", "_saved_graph", "_given_total_steps", "_warned", "skipped_steps")

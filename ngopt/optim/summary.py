@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ngopt.graph.export import table
-from ngopt.optim.controls import EXPONENT, LOG_GAIN
-from ngopt.optim.match import Share
-from ngopt.optim.plan import ParamPlan, plan_of
+from ngopt.optim.attach.match import Share
+from ngopt.optim.rule.controls import EXPONENT, LOG_GAIN
+from ngopt.optim.rule.plan import ParamPlan, plan_of
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,16 @@
     u = -lr * step_size * schedule(t) * (guard * gain * scale * D / rms(D)^exponent + weight_decay * w)
 
 * ``D``: SOAP's direction in the matrix view of the neural graph for matrices, Adam's for all others
-  (`ngopt.optim.direction`). It is not normalised by itself: where gradients are mostly noise, ``D`` is short.
+  (`ngopt.optim.rule.direction`). It is not normalised by itself: where gradients are mostly noise, ``D`` is short.
 * ``scale``: ``1 / sqrt(fan_in)`` for matrices, a constant for vectors, the initial size of embeddings
-  (`ngopt.optim.plan`).
-* ``guard``: one factor in a network, from the size of its initial weights (`ngopt.optim.guard`).
-* ``gain``, ``exponent``: what the rule says of each tensor, from neuron embeddings (`ngopt.optim.controls`).
-* ``schedule``: warm-up, decay to zero over the horizon, and a learned factor (`ngopt.optim.schedule`).
+  (`ngopt.optim.rule.plan`).
+* ``guard``: one factor in a network, from the size of its initial weights (`ngopt.optim.rule.guard`).
+* ``gain``, ``exponent``: what the rule says of each tensor, from neuron embeddings (`ngopt.optim.rule.controls`).
+* ``schedule``: warm-up, decay to zero over the horizon, and a learned factor (`ngopt.optim.rule.schedule`).
 
-Heads start at zero, so that an untrained rule has gain one and exponent zero. `ngopt.optim.reference` writes that out
-without any of this machinery, and a test holds both equal. `ngopt.optim.inplace.update_` is the same function in place,
-on stacks of equal tensors, for the deployed optimizer.
+Heads start at zero, so that an untrained rule has gain one and exponent zero. `ngopt.optim.rule.reference` writes that
+out without any of this machinery, and a test holds both equal. `ngopt.optim.fast.inplace.update_` is the same function
+in place, on stacks of equal tensors, for the deployed optimizer.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import torch
 from torch import Tensor
 
 from ngopt.graph.neural_graph import NeuralGraph
-from ngopt.optim.config import DEFAULT_LR, UpdateConfig
-from ngopt.optim.controls import EXPONENT, FLOOR, LOG_GAIN
-from ngopt.optim.direction import ParamState, accumulate, direction, init_state, next_unit, rms
-from ngopt.optim.guard import guard_of
-from ngopt.optim.inplace import update_
-from ngopt.optim.plan import option, plan_all
-from ngopt.optim.rule import UpdateRule
-from ngopt.optim.schedule import Schedule, is_refresh
+from ngopt.optim.fast.inplace import update_
+from ngopt.optim.rule.config import DEFAULT_LR, UpdateConfig
+from ngopt.optim.rule.controls import EXPONENT, FLOOR, LOG_GAIN
+from ngopt.optim.rule.direction import ParamState, accumulate, direction, init_state, next_unit, rms
+from ngopt.optim.rule.guard import guard_of
+from ngopt.optim.rule.plan import option, plan_all
+from ngopt.optim.rule.schedule import Schedule, is_refresh
+from ngopt.optim.rule.update_rule import UpdateRule
 
 __all__ = ["DEFAULT_LR", "ParamState", "UpdateConfig", "UpdateRule", "init_state", "update", "update_"]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ngopt.command import run_command
-from ngopt.optim.checkpoint import DEFAULT_PRETRAINED, SHIPPED, UNTRAINED, read_card, save_pretrained, shipped
-from ngopt.optim.config import UpdateConfig
+from ngopt.optim.rule.config import UpdateConfig
+from ngopt.optim.saving.checkpoint import DEFAULT_PRETRAINED, SHIPPED, UNTRAINED, read_card, save_pretrained, shipped
 from ngopt.optim.update import UpdateRule
 
 UNTRAINED_CARD = {

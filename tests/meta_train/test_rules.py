@@ -14,7 +14,7 @@ from meta_train.inner import make_step, start
 from meta_train.rules import LearnedRule, NeuralGraphRule, make_rule
 from meta_train.unroll import unroll
 from ngopt.errors import CheckpointError
-from ngopt.optim.config import UpdateConfig
+from ngopt.optim.rule.config import UpdateConfig
 
 
 def trained_rule(config: UpdateConfig) -> NeuralGraphRule:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import ngopt
-from ngopt.optim.config import UpdateConfig
+from ngopt.optim.rule.config import UpdateConfig
 from ngopt.optim.update import DEFAULT_LR, UpdateRule
 
 FEATURES, CLASSES, BATCH = 5, 3, 8

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 import ngopt
 from meta_train.config import read_config
 from ngopt.errors import CheckpointError
-from ngopt.optim import checkpoint
-from ngopt.optim.checkpoint import SHIPPED, config_from_json, config_to_json, read_card, shipped
-from ngopt.optim.config import UpdateConfig
+from ngopt.optim.rule.config import UpdateConfig
+from ngopt.optim.saving import checkpoint
+from ngopt.optim.saving.checkpoint import SHIPPED, config_from_json, config_to_json, read_card, shipped
 from ngopt.optim.update import UpdateRule
 from ngopt.pretrained.__main__ import main
 from tests.optim.ngoptimizer_cases import lively_rule

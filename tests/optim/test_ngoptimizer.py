@@ -11,7 +11,7 @@ from torch import nn
 
 import ngopt
 from ngopt.errors import GraphMismatchError
-from ngopt.optim import capture
+from ngopt.optim.attach import capture
 from ngopt.optim.update import DEFAULT_LR, UpdateRule
 from tests.optim.ngoptimizer_cases import (
     BATCH,
@@ -479,7 +479,7 @@ def test_autocast_and_grad_scaler() -> None:
 
 def test_devices_get_a_share_each() -> None:
     """The parameters of each device go into one update, with the part of the graph that lies there."""
-    from ngopt.optim.match import share_out
+    from ngopt.optim.attach.match import share_out
 
     model = make_mlp()
     graph = ngopt.trace(model, (batch(0)[0],))

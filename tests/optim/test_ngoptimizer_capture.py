@@ -17,9 +17,9 @@ import torch.distributed as dist
 from torch import nn
 
 import ngopt
-from ngopt.optim import capture
-from ngopt.optim.capture import slim_batch, trace_quietly
-from ngopt.optim.match import canonical_name
+from ngopt.optim.attach import capture
+from ngopt.optim.attach.capture import slim_batch, trace_quietly
+from ngopt.optim.attach.match import canonical_name
 from tests.optim.ngoptimizer_cases import BATCH, batch, differing, lively_rule, make_mlp, make_net, train, weights
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import ngopt
-from ngopt.optim import capture
+from ngopt.optim.attach import capture
 from tests.optim.ngoptimizer_cases import CONSTRUCTIONS, batch, differing, graph_of, make_mlp, make_net, train, weights
 
 

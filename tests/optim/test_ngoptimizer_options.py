@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import ngopt
-from ngopt.optim.options import LEFTOVER
+from ngopt.optim.attach.options import LEFTOVER
 from ngopt.optim.update import DEFAULT_LR
 from tests.optim.ngoptimizer_cases import differing, make_mlp, train, weights
 

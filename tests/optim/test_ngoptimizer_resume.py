@@ -14,8 +14,8 @@ from torch.distributed.checkpoint import state_dict as dcp
 
 import ngopt
 from ngopt.errors import CheckpointError, GraphMismatchError
-from ngopt.optim import capture
-from ngopt.optim.match import fingerprint
+from ngopt.optim.attach import capture
+from ngopt.optim.attach.match import fingerprint
 from tests.optim.ngoptimizer_cases import (
     CONSTRUCTIONS,
     batch,

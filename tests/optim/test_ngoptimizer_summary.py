@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import ngopt
-from ngopt.optim import capture
+from ngopt.optim.attach import capture
 from ngopt.optim.summary import ParamSummary
 from tests.optim.ngoptimizer_cases import batch, graph_of, lively_rule, make_mlp, train, weights
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import ngopt
 from ngopt.graph import Generator
 from ngopt.graph.capture import output_tensors
-from ngopt.optim.direction import out_of_bases
-from ngopt.optim.plan import plan_graph
+from ngopt.optim.rule.direction import out_of_bases
+from ngopt.optim.rule.plan import plan_graph
 from tests.optim.ngoptimizer_cases import batch, lively_rule, make_mlp, train
 from tests.zoo import MODELS, Case
 from tests.zoo.numerics import AllDouble, state_of

@@ -14,7 +14,8 @@ from torch import nn
 
 import ngopt
 from ngopt.errors import CheckpointError, GraphMismatchError
-from ngopt.optim import capture, ngoptimizer
+from ngopt.optim import ngoptimizer
+from ngopt.optim.attach import capture
 from tests.optim.ngoptimizer_cases import batch, differing, graph_of, lively_rule, make_mlp, same, train, weights
 
 MUTATIONS = 500

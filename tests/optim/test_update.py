@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import ngopt
-from ngopt.optim import reference
-from ngopt.optim.plan import plan_graph
-from ngopt.optim.schedule import horizon_factor, is_refresh, warmup_and_decay
+from ngopt.optim.rule import reference
+from ngopt.optim.rule.plan import plan_graph
+from ngopt.optim.rule.schedule import horizon_factor, is_refresh, warmup_and_decay
 from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update, update_
 from tests.optim.update_cases import (
     CASES,
@@ -34,7 +34,7 @@ OPTIONS = dict(lr=0.7, total_steps=60, weight_decay=0.01)
 
 
 def reference_run(model: nn.Module, x: torch.Tensor, steps: int) -> dict[str, torch.Tensor]:
-    """Train with `ngopt.optim.reference` alone."""
+    """Train with `ngopt.optim.rule.reference` alone."""
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     own = {name: (reference.Matrix if w.dim() > 1 else reference.Vector).like(w) for name, w in weights.items()}
     guard = reference.guard([w for w in weights.values() if w.dim() > 1])
@@ -99,7 +99,7 @@ def test_in_place_equals_pure(case: str, trained: bool, with_graph: bool) -> Non
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("case", CASES)
 def test_in_place_equals_pure_for_large_parameters(case: str, trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ngopt.optim.stack.SMALL", 0)
+    monkeypatch.setattr("ngopt.optim.fast.stack.SMALL", 0)
     model, x, graph = make(case)
     rule = trained_rule() if trained else UpdateRule().double()
     w1, _ = last(run(model, x, graph, rule, 5, **OPTIONS))

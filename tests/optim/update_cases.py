@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import ngopt
-from ngopt.optim.plan import plan_of
+from ngopt.optim.rule.plan import plan_of
 from ngopt.optim.update import ParamState, UpdateConfig, UpdateRule, init_state, update, update_
 
 CLASSES = 10

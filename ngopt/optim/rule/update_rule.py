@@ -14,11 +14,11 @@ from ngopt.encoder.ng_gnn import NGGNN
 from ngopt.encoder.ng_t import NGT
 from ngopt.encoder.structure import structure
 from ngopt.graph.neural_graph import NeuralGraph
-from ngopt.optim.config import UpdateConfig
-from ngopt.optim.controls import ControlHeads, tensor_features
-from ngopt.optim.direction import ParamState, out_of_bases
-from ngopt.optim.plan import ParamPlan
-from ngopt.optim.schedule import LearnedSchedule
+from ngopt.optim.rule.config import UpdateConfig
+from ngopt.optim.rule.controls import ControlHeads, tensor_features
+from ngopt.optim.rule.direction import ParamState, out_of_bases
+from ngopt.optim.rule.plan import ParamPlan
+from ngopt.optim.rule.schedule import LearnedSchedule
 
 
 class UpdateRule(nn.Module):
@@ -59,7 +59,7 @@ class UpdateRule(nn.Module):
         step: int,
         total_steps: int | None,
     ) -> dict[str, Tensor]:  # [CONTROLS] each
-        """Controls of the parameters in ``plans`` that are on the graph; see `ngopt.optim.controls`.
+        """Controls of the parameters in ``plans`` that are on the graph; see `ngopt.optim.rule.controls`.
 
         The encoder sees every block with a weight, be it optimised or not. All that is read is detached: controls are
         differentiable in the rule alone.
@@ -68,7 +68,7 @@ class UpdateRule(nn.Module):
             graph: Of the network.
             plans: Of the parameters with a gradient.
             weights: By name.
-            grads: By name, in units and, like the momentum, in the eigenbases; see `ngopt.optim.direction`.
+            grads: By name, in units and, like the momentum, in the eigenbases; see `ngopt.optim.rule.direction`.
             state: By name.
             step: Steps made so far.
             total_steps: Length of the run, or None.

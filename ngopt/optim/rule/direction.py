@@ -29,8 +29,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ngopt.optim.config import UpdateConfig
-from ngopt.optim.eigenbasis import (
+from ngopt.optim.rule.config import UpdateConfig
+from ngopt.optim.rule.eigenbasis import (
     first_basis,
     gram,
     is_turn,
@@ -42,7 +42,7 @@ from ngopt.optim.eigenbasis import (
     tie_break,
     turn,
 )
-from ngopt.optim.plan import ParamPlan, Side
+from ngopt.optim.rule.plan import ParamPlan, Side
 
 ParamState = dict[str, Tensor]
 EPS = 3e-6  # beside roots of averages in units of the gradient: above what rounding leaves where there is no gradient
@@ -69,13 +69,13 @@ def init_state(param: Tensor, plan: ParamPlan, config: UpdateConfig) -> ParamSta
 
         * ``step``: steps made, a float32 scalar on the CPU, as in torch;
         * ``initial_rms``: root mean square of the weights, ``[]``;
-        * ``guard``: of the network, found in the first step, ``[]``; see `ngopt.optim.guard`;
+        * ``guard``: of the network, found in the first step, ``[]``; see `ngopt.optim.rule.guard`;
         * ``unit``: of the gradient, ``[]``;
         * ``momentum``, ``second_moment``: in the eigenbases of the matrix view ``[group, row, col, tap]``, axes padded
           to whole blocks; without sides, shaped like the parameter;
         * ``SIDE_factor``, ``SIDE_basis``: of each side, ``[group, block, size, size]``;
         * ``SIDE_order``: of each side that is ordered, ``[group, length]``;
-        * ``controls``: of a parameter on a graph, ``[2]``; see `ngopt.optim.controls`.
+        * ``controls``: of a parameter on a graph, ``[2]``; see `ngopt.optim.rule.controls`.
     """
     dtype = torch.promote_types(param.dtype, torch.float32)
     weight = param.detach().to(dtype)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ngopt.optim.direction import ParamState
-from ngopt.optim.plan import RELATIVE_ROLES, ParamPlan, option
+from ngopt.optim.rule.direction import ParamState
+from ngopt.optim.rule.plan import RELATIVE_ROLES, ParamPlan, option
 
 SMALL = 2**18  # parameters of at most so many entries are stacked
 OF_TENSORS = ("step", "initial_rms", "guard", "unit", "controls")  # entries of a state that say something of a tensor

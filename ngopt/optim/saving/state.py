@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from ngopt.errors import CheckpointError
-from ngopt.optim.checkpoint import config_from_json, config_to_json, parse_json_object, rule_from_tensors
-from ngopt.optim.match import canonical_name, explain_difference, listing
-from ngopt.optim.names import generated, is_generated
-from ngopt.optim.update import ParamState, UpdateRule
+from ngopt.optim.attach.match import canonical_name, explain_difference, listing
+from ngopt.optim.attach.names import generated, is_generated
+from ngopt.optim.rule.direction import ParamState
+from ngopt.optim.rule.update_rule import UpdateRule
+from ngopt.optim.saving.checkpoint import config_from_json, config_to_json, parse_json_object, rule_from_tensors
 
 ENTRY = "ngopt"
 VERSION = 2

@@ -15,8 +15,8 @@ from torch.nn.parameter import is_lazy
 
 from ngopt.errors import GraphMismatchError
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
-from ngopt.optim.names import unique
-from ngopt.optim.update import UpdateRule
+from ngopt.optim.attach.names import unique
+from ngopt.optim.rule.update_rule import UpdateRule
 
 LISTED = 8  # names shown in a message before "and 123 more"
 

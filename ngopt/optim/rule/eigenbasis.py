@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from ngopt.optim.plan import Side
+from ngopt.optim.rule.plan import Side
 
 TINY = 1e-30
 

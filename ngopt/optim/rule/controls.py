@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ngopt.encoder.structure import Structure
-from ngopt.optim.config import UpdateConfig
-from ngopt.optim.plan import RELATIVE_ROLES, ParamPlan
+from ngopt.optim.rule.config import UpdateConfig
+from ngopt.optim.rule.plan import RELATIVE_ROLES, ParamPlan
 
 LOG_GAIN, EXPONENT = 0, 1
 CONTROLS = 2
@@ -40,7 +40,7 @@ def tensor_features(
     Args:
         plan: Of the parameter.
         weight: In the matrix view, as the next two.
-        gradient: In units, as the momentum; see `ngopt.optim.direction`.
+        gradient: In units, as the momentum; see `ngopt.optim.rule.direction`.
         momentum: Average of the gradients.
         initial_rms: Root mean square of the initial weights, ``[]``.
         static: Of the graph.

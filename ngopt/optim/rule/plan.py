@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ngopt.encoder.structure import structure
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
-from ngopt.optim.config import UpdateConfig
+from ngopt.optim.rule.config import UpdateConfig
 
 ELEMENTWISE_ROLES = ("embedding", "table", "bias", "scale", "buffer")
 RELATIVE_ROLES = ("embedding", "table")
@@ -115,9 +115,9 @@ def plan_param(
 ) -> ParamPlan:
     """Decide how a parameter is stepped.
 
-    Matrices take the direction of SOAP (`ngopt.optim.direction`). Vectors, embeddings, tables, and matrices with one
-    row or column take that of Adam. A parameter on no graph is judged by its shape: the first axis is taken for the
-    outputs.
+    Matrices take the direction of SOAP (`ngopt.optim.rule.direction`). Vectors, embeddings, tables, and matrices with
+    one row or column take that of Adam. A parameter on no graph is judged by its shape: the first axis is taken for
+    the outputs.
 
     Args:
         name: Of the parameter.

@@ -19,9 +19,9 @@ from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from ngopt.graph.neural_graph import NeuralGraph
-from ngopt.optim import capture
-from ngopt.optim.capture import Inputs
-from ngopt.optim.owner import can_be_called
+from ngopt.optim.attach import capture
+from ngopt.optim.attach.capture import Inputs
+from ngopt.optim.attach.owner import can_be_called
 
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "OptimizedModule")
 PATIENCE = 10  # steps until modules that were never called are not waited for any more

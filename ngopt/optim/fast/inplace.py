@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ngopt.graph.neural_graph import NeuralGraph
-from ngopt.optim.config import DEFAULT_LR, UpdateConfig
-from ngopt.optim.controls import CONTROLS, EXPONENT, FLOOR, LOG_GAIN
-from ngopt.optim.direction import ParamState, accumulate, direction, next_unit, rms, root_mean_square
-from ngopt.optim.guard import guard_of
-from ngopt.optim.plan import plan_all
-from ngopt.optim.rule import UpdateRule
-from ngopt.optim.schedule import Schedule, is_refresh
-from ngopt.optim.stack import Stack, counts_of, join, stacks_of
+from ngopt.optim.fast.stack import Stack, counts_of, join, stacks_of
+from ngopt.optim.rule.config import DEFAULT_LR, UpdateConfig
+from ngopt.optim.rule.controls import CONTROLS, EXPONENT, FLOOR, LOG_GAIN
+from ngopt.optim.rule.direction import ParamState, accumulate, direction, next_unit, rms, root_mean_square
+from ngopt.optim.rule.guard import guard_of
+from ngopt.optim.rule.plan import plan_all
+from ngopt.optim.rule.schedule import Schedule, is_refresh
+from ngopt.optim.rule.update_rule import UpdateRule
 
 
 @torch.no_grad()

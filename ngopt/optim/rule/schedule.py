@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ngopt.optim.config import UpdateConfig
+from ngopt.optim.rule.config import UpdateConfig
 
 REFERENCE = 1000  # steps of a run for which the step size is meant
 LARGEST = 5.0  # factor between runs of other lengths

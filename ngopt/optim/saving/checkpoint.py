@@ -23,14 +23,14 @@ from torch import Tensor
 
 from ngopt.errors import CheckpointError
 from ngopt.files import write_bytes, write_text
-from ngopt.optim.config import UpdateConfig
-from ngopt.optim.update import UpdateRule
+from ngopt.optim.rule.config import UpdateConfig
+from ngopt.optim.rule.update_rule import UpdateRule
 
 ENTRY = "ngopt"  # of the safetensors metadata
 FORMAT = "ngopt-rule"
 FORMAT_VERSION = 2  # 1: the rule before it led with SOAP's direction
 DEFAULT_PRETRAINED = "ngopt-base"
-SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"
+SHIPPED = Path(__file__).resolve().parents[2] / "pretrained"
 SUFFIX = ".safetensors"
 UNTRAINED = "-untrained"
 LARGEST = {"embedding": 4096, "message": 4096, "message_rounds": 64}  # a damaged setting must not fill the memory

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ngopt.optim.config import DEFAULT_LR
+from ngopt.optim.rule.config import DEFAULT_LR
 
 SCHEDULES = ("builtin", "user")
 LEFTOVER = 0.03  # an lr of at most this share of the default was meant for another optimizer

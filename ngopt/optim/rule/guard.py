@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ngopt.graph.neural_graph import NeuralGraph
-from ngopt.optim.config import UpdateConfig
-from ngopt.optim.direction import ParamState
-from ngopt.optim.plan import plan_of
+from ngopt.optim.rule.config import UpdateConfig
+from ngopt.optim.rule.direction import ParamState
+from ngopt.optim.rule.plan import plan_of
 
 LEAST = 0.125
 SILENT = 1e-3  # sizes of at most so much are those of zeros

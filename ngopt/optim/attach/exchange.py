@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from ngopt.optim.names import generated
+from ngopt.optim.attach.names import generated
 
 
 @dataclass(frozen=True)
