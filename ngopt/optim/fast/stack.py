@@ -18,6 +18,7 @@ from ngopt.optim.rule.direction import ParamState
 from ngopt.optim.rule.plan import RELATIVE_ROLES, ParamPlan, option
 
 SMALL = 2**18  # parameters of at most so many entries are stacked
+SMALL_ON_GPU = 2**22  # where starting a kernel costs more than running it
 OF_TENSORS = ("step", "initial_rms", "guard", "unit", "controls")  # entries of a state that say something of a tensor
 
 
@@ -88,7 +89,7 @@ def stacks_of(
     for name, gradient in gradients.items():
         plan = plans[name]
         form = plan.form if plan.sides else (plan.is_matrix and plan.fan_in, plan.role in RELATIVE_ROLES)
-        alone = name if gradient.numel() > SMALL else None
+        alone = name if gradient.numel() > (SMALL if gradient.device.type == "cpu" else SMALL_ON_GPU) else None
         count = int(state[name]["step"]) + 1
         kind = (form, gradient.dtype, gradient.device, "controls" in state[name], alone)
         alike.setdefault((*kind, count, option(lr, name), option(weight_decay, name)), []).append(name)
