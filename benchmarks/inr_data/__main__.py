@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.common.devices import device_of
 from benchmarks.inr_data.dataset import InrSet, load
 from benchmarks.inr_data.kinds import KINDS
 from benchmarks.inr_data.making import Job, make
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _fit(arguments: argparse.Namespace) -> None:
     names = ("dataset", "size", "init", "seed", "augment", "device", "threads", "workers", "root")
-    report = make(Job(**{name: getattr(arguments, name) for name in names}))
+    values = {name: getattr(arguments, name) for name in names}
+    report = make(Job(**values | {"device": device_of(arguments.device)}))
     place = folder(arguments.dataset, arguments.size, arguments.root, arguments.init)
     if not report["fitted"]:
         print(f"{place} is complete already.")
@@ -79,7 +81,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if name == "fit":
             command.add_argument("--seed", type=int, default=0)
             command.add_argument("--augment", type=int, default=0, help="extra fits of each training image")
-            command.add_argument("--device", default="cpu")
+            command.add_argument("--device", default="cpu", help="cpu, cuda, or auto: a GPU if there is one")
             command.add_argument("--threads", type=int, default=1, help="of each process; they decide about last bits")
             command.add_argument("--workers", type=int, default=1, help="processes; they decide about nothing")
         if name == "picture":

@@ -26,7 +26,7 @@ from benchmarks.inr_data.gradient import flops
 from benchmarks.inr_data.kinds import KINDS, Kind
 from benchmarks.inr_data.manifest import FIT, new_manifest, read_manifest, write_manifest
 from benchmarks.inr_data.plan import SHARD, Shard, architecture, folder, make_plan, originals
-from benchmarks.inr_data.siren import HIDDEN, OMEGA, Params, initial
+from benchmarks.inr_data.siren import HIDDEN, OMEGA, Params, initial_each
 from meta_train.data import Dataset
 from meta_train.data import load as load_images
 from ngopt.files import locked, write_text
@@ -150,8 +150,7 @@ def fit_until_good(
         if not len(again):
             break
         seeds = [shard.seed(job.seed, i, attempt) for i in again.tolist()]
-        starts = [initial(1, images.shape[1], seed, small=job.kind.small) for seed in seeds]
-        start = {name: torch.cat([one[name] for one in starts]) for name in starts[0]}
+        start = initial_each(seeds, images.shape[1], job.kind.small)
         found, quality = fit(images[again.to(images.device)], start, job.kind.recipe, OMEGA)
         found, quality = {name: tensor.cpu() for name, tensor in found.items()}, quality.cpu()
         finite = torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in found.values()]).all(0)

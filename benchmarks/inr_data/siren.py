@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -61,27 +63,44 @@ def initial(
         small: Biases start at zero, and the first layer is drawn as the others are, as Navon et al. (2023) do.
     """
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-    params, fan_in = {}, 2
-    for name, shape in shapes(channels, hidden, layers).items():  # each weight, then its bias
+    layout = shapes(channels, hidden, layers)
+    bounds = _bounds(layout, omega, small)
+    return {n: (2 * torch.rand(count, *s, generator=generator) - 1) * bounds[n] for n, s in layout.items()}
+
+
+def initial_each(seeds: Sequence[int], channels: int, small: bool = False) -> Params:
+    """``initial(1, channels, seed, small=small)`` of each seed, stacked: the same bits, several times as fast."""
+    layout, generator = shapes(channels), torch.Generator()
+    sizes = [prod(shape) for shape in layout.values()]
+    uniform = torch.empty(len(seeds), sum(sizes))
+    for row, seed in zip(uniform, seeds, strict=True):
+        torch.rand(len(row), generator=generator.manual_seed(seed), out=row)
+    parts, bounds = (2 * uniform - 1).split(sizes, dim=1), _bounds(layout, OMEGA, small)
+    return {n: p.unflatten(1, s) * bounds[n] for p, (n, s) in zip(parts, layout.items(), strict=True)}
+
+
+def _bounds(layout: dict[str, tuple[int, ...]], omega: float, small: bool) -> dict[str, float]:
+    """Largest value of each parameter at the start."""
+    bounds, fan_in = {}, 2
+    for name, shape in layout.items():  # each weight, then its bias
         if name.endswith("bias"):
-            bound = 0.0 if small else fan_in**-0.5
+            bounds[name] = 0.0 if small else fan_in**-0.5
         else:
             fan_in = shape[1]
-            bound = 1 / fan_in if name == "seq.0.weight" and not small else (6 / fan_in) ** 0.5 / omega
-        params[name] = (2 * torch.rand(count, *shape, generator=generator) - 1) * bound
-    return params
+            bounds[name] = 1 / fan_in if name == "seq.0.weight" and not small else (6 / fan_in) ** 0.5 / omega
+    return bounds
 
 
-def coordinates(height: int, width: int) -> Tensor:  # [height * width, 2]
+def coordinates(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:  # [height * width, 2]
     """Pixels in reading order, from -1 to 1: which row, which column."""
-    rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+    rows, columns = torch.linspace(-1, 1, height, device=device), torch.linspace(-1, 1, width, device=device)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)
 
 
 def render(params: Params, height: int, width: int, omega: float = OMEGA) -> Tensor:  # [net, channel, height, width]
     """Images of many networks at once; it can be differentiated through."""
     weight = params["seq.0.weight"]
-    x = coordinates(height, width).to(weight).T.expand(len(weight), 2, -1)
+    x = coordinates(height, width, weight.device).to(weight).T.expand(len(weight), 2, -1)
     layers = len(params) // 2
     for i in range(layers):
         x = torch.baddbmm(params[f"seq.{i}.bias"].unsqueeze(-1), params[f"seq.{i}.weight"], x)  # [net, out, pixel]

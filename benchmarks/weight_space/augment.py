@@ -32,8 +32,8 @@ def layers(params: Params) -> list[tuple[str, str]]:
 def augment(params: Params, config: Config, generator: Generator) -> Params:
     """All that the settings ask for, each network with random numbers of its own."""
     if config.augment:
-        matrix, shift = random_motion(params, config, generator)
-        params = move(params, matrix, shift)
+        first = next(iter(params.values()))
+        params = move(params, *motion(draw_motion(len(first), generator).to(first), config))
         params = add_noise(params, config.noise, generator)
         params = drop(params, config.drop, generator)
     if config.permute:
@@ -43,10 +43,18 @@ def augment(params: Params, config: Config, generator: Generator) -> Params:
     return params
 
 
-def random_motion(params: Params, config: Config, generator: Generator) -> tuple[Tensor, Tensor]:
-    """A scaled rotation ``[net, 2, 2]`` and a shift ``[net, 2]`` for every network."""
-    first = next(iter(params.values()))
-    uniform = (2 * torch.rand(len(first), 4, generator=generator) - 1).to(first)
+def moves_only(config: Config) -> bool:
+    """Whether moving pictures is all that the settings ask for."""
+    return config.augment and not (config.noise or config.drop or config.permute or config.flip)
+
+
+def draw_motion(count: int, generator: Generator) -> Tensor:  # [net, 4], from -1 to 1
+    """The random numbers of `motion`."""
+    return 2 * torch.rand(count, 4, generator=generator) - 1
+
+
+def motion(uniform: Tensor, config: Config) -> tuple[Tensor, Tensor]:  # [net, 4] -> [net, 2, 2], [net, 2]
+    """A scaled rotation and a shift for every network."""
     angle = uniform[:, 0] * math.radians(config.rotate)
     size = 1 + uniform[:, 1] * config.scale
     cosine, sine = size * angle.cos(), size * angle.sin()

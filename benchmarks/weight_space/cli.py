@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.devices import device_of
 from benchmarks.common.results import RESULTS
 from benchmarks.weight_space.config import Config, ConfigError, Rule, configure, settings
 from benchmarks.weight_space.session import run_all
@@ -44,6 +45,8 @@ def read_configs(suite: str, arguments: dict[str, Any]) -> list[Config]:
         values["task"] = SUITES[suite].tasks[0]
     if arguments["smoke"]:
         values["size"] = "smoke"
+    if "device" in values:
+        values["device"] = device_of(values["device"])
     return [configure(suite=suite, **values, seed=seed) for seed in arguments["seed"]]
 
 

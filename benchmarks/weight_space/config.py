@@ -16,7 +16,7 @@ BASELINES = (*MLPS, "statistics")  # have no options of the metanetworks
 IDENTITY = ("suite", "task", "dataset", "size", "encoder", "seed")
 MOTIONS = ("translate", "rotate", "scale", "noise", "drop")
 PRECISIONS = ("auto", "fp32", "bf16")
-CONDUCT = ("device", "threads", "checkpoint_steps", "precision", "compile")
+CONDUCT = ("device", "threads", "checkpoint_steps", "precision", "compile", "replay")
 
 
 class ConfigError(NGOptError, ValueError):
@@ -86,7 +86,8 @@ class Config:
         str, Rule("bf16: autocast; auto: where the processor has it, for encoders that bear it", choices=PRECISIONS)
     ] = "auto"
     compile: Annotated[bool, Rule("torch.compile the model")] = False
-    device: Annotated[str, Rule("cpu, cuda or cuda:1")] = "cpu"
+    replay: Annotated[bool, Rule("on a GPU, steps as one CUDA graph, where they can be")] = True
+    device: Annotated[str, Rule("cpu, cuda, cuda:1, or auto: a GPU if there is one")] = "cpu"
     threads: Annotated[int, Rule("CPU threads; small models gain nothing from more", low=1)] = 1
     checkpoint_steps: Annotated[int, Rule("steps between two checkpoints", low=1)] = 100
 

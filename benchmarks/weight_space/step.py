@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.weight_space.config import Config
 
@@ -53,14 +53,29 @@ def rate_groups(model: nn.Module, share: float) -> list[dict[str, Any]]:
     ]
 
 
-def running_mean(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-    """How a mean of weights follows them: over all steps at first, with ``decay`` once there have been enough."""
+@torch.no_grad()
+def follow(mean: AveragedModel, model: nn.Module, decay: float, bad: Tensor) -> None:
+    """Let a mean of weights follow them: over all steps at first, with ``decay`` once there have been enough.
 
-    def follow(mean: list[Tensor], now: list[Tensor], count: Tensor) -> None:
-        steps = int(count)
-        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(mean, now, count)
+    Nothing here waits for a GPU.
 
-    return follow
+    Args:
+        mean: Changed in place, buffers too.
+        model: Of now.
+        decay: Of the mean.
+        bad: 1 if there was no step, else 0, ``[]``.
+    """
+    count = mean.n_averaged.float()
+    keep = torch.where(count == 0, 0.0, ((1 + count) / (10 + count)).clamp(max=decay))
+    keep = torch.where(bad > 0, 1.0, keep)
+    means, now = ([*m.parameters(), *m.buffers()] for m in (mean.module, model))
+    whole = [(m, n) for m, n in zip(means, now, strict=True) if not m.is_floating_point()]
+    real = [(m, n.detach()) for m, n in zip(means, now, strict=True) if m.is_floating_point()]
+    for m, n in whole:
+        m.copy_(n)
+    torch._foreach_mul_([m for m, _ in real], keep)
+    torch._foreach_add_([m for m, _ in real], torch._foreach_mul([n for _, n in real], 1 - keep))
+    mean.n_averaged += (1 - bad).long()
 
 
 @cache
@@ -109,7 +124,7 @@ def backward_in_parts(
     count: int,
     part: int,
     share: slice | None = None,
-) -> tuple[float, int]:
+) -> tuple[Tensor, int]:
     """Gradients of the mean loss of a batch, or of a share's part in it, accumulated over parts.
 
     Args:
@@ -122,15 +137,15 @@ def backward_in_parts(
     """
     share = share or slice(0, count)
 
-    def work(slices: list[slice]) -> float:
+    def work(slices: list[slice]) -> Tensor:
         clear()
         torch.manual_seed(seed)
-        total = 0.0
+        total = torch.zeros(())
         for where in slices:
             where = slice(share.start + where.start, share.start + where.stop)
             loss = loss_of(where) * ((where.stop - where.start) / count)
             loss.backward()
-            total += loss.item()
+            total = total.to(loss.device) + loss.detach()  # not yet a number, for which one would wait for a GPU
         return total
 
     return in_parts(work, share.stop - share.start, part)

@@ -16,22 +16,23 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from benchmarks.weight_space.augment import augment
+from benchmarks.weight_space.augment import augment, draw_motion, motion, move, moves_only
 from benchmarks.weight_space.config import Config
 from benchmarks.weight_space.folder import BEST, STATE, Progress, TrainingError, claim
 from benchmarks.weight_space.log import Log
 from benchmarks.weight_space.models import FLOAT32_ONLY, measured
 from benchmarks.weight_space.pictures import before_after_target
+from benchmarks.weight_space.replay import Replay
 from benchmarks.weight_space.samples import Samples, counts
 from benchmarks.weight_space.step import (
     backward_in_parts,
+    follow,
     generator,
     has_bf16,
     in_parts,
     learning_rate,
     number,
     rate_groups,
-    running_mean,
 )
 from benchmarks.weight_space.tasks import Editing, Task, as_float32
 from benchmarks.weight_space.together import Team
@@ -42,6 +43,8 @@ from ngopt.tensor_files import check_like, reading
 
 LOGGED_PICTURES = 8
 MOST_SKIPPED = 20  # steps without a finite gradient in a row
+BEAT = 50  # steps on a GPU between two looks at losses, which wait for it
+READ_AT_ONCE = 1024  # networks that a GPU is tested on at a time
 
 
 class Trainer:
@@ -79,18 +82,35 @@ class Trainer:
             self.model.fit_statistics(stack.graph, stack.params)
         self.forward = torch.compile(self.model) if config.compile else self.model
         groups = rate_groups(self.model, config.encoder_lr)
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=config.lr, weight_decay=config.weight_decay, amsgrad=config.amsgrad
+        self.on_gpu = torch.device(config.device).type == "cuda"
+        self.optimizer = torch.optim.AdamW(  # fused: can leave out a step without a look at its gradients
+            groups,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            amsgrad=config.amsgrad,
+            fused=True,
+            capturable=self.on_gpu,
         )
         self.mean = None  # of weights over steps, which is what is tested
         if config.ema:
-            self.mean = AveragedModel(self.model, multi_avg_fn=running_mean(config.ema), use_buffers=True)
+            self.mean = AveragedModel(self.model, device=torch.device(config.device))
         self.progress = Progress(part=config.batch_size)
         self.best = self._weights()
         bears = not isinstance(self.model, FLOAT32_ONLY)
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and bears and has_bf16(config.device))
         self._order = (-1, torch.zeros(0))  # an epoch, and its shuffle
         self._load()
+        self._saved = self.progress.step
+        if self.on_gpu:
+            for group in self.optimizer.param_groups:
+                group["lr"] = torch.zeros((), device=config.device)
+        # Loss, gradient norm, and those numbers of `Progress` that training changes, where the model is.
+        progress, self.seen = self.progress, torch.zeros(2, dtype=torch.float64, device=config.device)
+        tally = [progress.loss_sum, progress.loss_count, progress.skipped, progress.skipped_in_row]
+        self.tally = torch.tensor(tally, dtype=torch.float64, device=config.device)
+        self.replay = None
+        if self.on_gpu and self._can_replay():
+            self.replay = Replay(self._learn_whole)
 
     @property
     def epoch_steps(self) -> int:
@@ -109,13 +129,15 @@ class Trainer:
             total=total, initial=progress.step, desc=self.folder.name, unit="step", disable=not self.team.first
         ) as bar:
             while progress.step < total and not self._given_up():
-                loss = self._step(total, log)
-                bar.set_postfix({"loss": f"{loss:.4f}", **self._best_so_far()}, refresh=False)
+                if self._step(total, log):
+                    bar.set_postfix({"loss": f"{self.seen[0]:.4f}", **self._best_so_far()}, refresh=False)
                 bar.update()
                 if progress.step % self.epoch_steps == 0:
                     self._end_epoch(log)
-                if progress.step % self.epoch_steps == 0 or progress.step % self.config.checkpoint_steps == 0:
+                if progress.step - self._saved >= self.config.checkpoint_steps:
                     self._save()
+        if progress.step > self._saved:
+            self._save()
         outcome = self._test()
         log.close()
         return outcome
@@ -131,6 +153,8 @@ class Trainer:
         with torch.no_grad():
             # As many at once as in training: published NG-GNN normalises over whatever is in the batch.
             size = self.progress.part
+            if self.on_gpu and not self.config.faithful and size == self.config.batch_size:
+                size = max(size, READ_AT_ONCE)
             parts, _ = in_parts(lambda slices: [self._measure(samples[s]) for s in slices], len(samples), size)
         self.model.train()
         return self.team.joined({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
@@ -155,41 +179,103 @@ class Trainer:
         self.model.train()
         return rows
 
-    def _step(self, total: int, log: Log) -> float:
-        """One step; returns its loss."""
+    def _step(self, total: int, log: Log) -> bool:
+        """One step; returns whether its loss was looked at."""
         config, progress, started, cpu = self.config, self.progress, time.perf_counter(), time.process_time()
-        batch = self.splits["train"][self._indices(progress.step)]
+        indices = self._indices(progress.step)
         random = generator(config.seed, "augment", progress.step)
-        stacks = tuple(replace(stack, params=augment(stack.params, config, random)) for stack in batch.stacks)
-        batch = replace(batch, stacks=stacks)
+        seed = number(config.seed, "dropout", progress.step, *([self.team.rank] if self.team.rank else []))
+        lr = learning_rate(config, progress.step, total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["lr"].fill_(lr * group["share"]) if self.on_gpu else lr * group["share"]
         self.model.train()
+        if self.replay is not None and len(indices) == config.batch_size == progress.part:
+            torch.manual_seed(seed)
+            draws = (draw_motion(len(indices), random),) if config.augment else ()
+            self.replay(indices, *draws)
+        else:
+            cpu = self._learn(indices, random, seed, cpu)
+        progress.step += 1
+        progress.networks += len(indices)
+        looks = not self.on_gpu or progress.step % BEAT == 0 or progress.step % self.epoch_steps == 0
+        if looks:
+            self._look()
+        seconds = time.perf_counter() - started
+        progress.seconds, progress.cpu_seconds = progress.seconds + seconds, progress.cpu_seconds + cpu
+        if looks:
+            loss, norm = self.seen.tolist()
+            speed = progress.networks / progress.seconds
+            log.step(progress.step, loss=loss, lr=lr, gradient_norm=norm, networks_per_second=speed)
+        return looks
+
+    def _learn(self, indices: Tensor, random: torch.Generator, seed: int, cpu: float) -> float:
+        """Learn from some networks, in parts if memory is short; returns processor seconds since ``cpu``."""
+        progress, batch = self.progress, self.splits["train"][indices]
+        stacks = tuple(replace(stack, params=augment(stack.params, self.config, random)) for stack in batch.stacks)
+        batch = replace(batch, stacks=stacks)
         part, progress.part = backward_in_parts(
             lambda s: self.task.loss(self.output(batch[s]), batch.targets[s]),
             lambda: self.optimizer.zero_grad(set_to_none=True),
-            number(config.seed, "dropout", progress.step, *([self.team.rank] if self.team.rank else [])),
+            seed,
             len(batch),
             progress.part,
             self.team.share(len(batch)),
         )
-        loss, cpu = self.team.add_gradients(self.model.parameters(), part, time.process_time() - cpu)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip).item()
-        lr = learning_rate(config, progress.step, total)
-        if math.isfinite(loss) and math.isfinite(norm):
-            for param_group in self.optimizer.param_groups:
-                param_group["lr"] = lr * param_group["share"]
-            self.optimizer.step()
-            if self.mean is not None:
-                self.mean.update_parameters(self.model)
-            progress.skipped_in_row = 0
-            progress.loss_sum, progress.loss_count = progress.loss_sum + loss, progress.loss_count + 1
-        else:
-            self._skip(loss, norm)
-        progress.step += 1
-        seconds = time.perf_counter() - started
-        progress.seconds, progress.networks = progress.seconds + seconds, progress.networks + len(batch)
-        progress.cpu_seconds += cpu
-        log.step(progress.step, loss=loss, lr=lr, gradient_norm=norm, networks_per_second=len(batch) / seconds)
-        return loss
+        if self.team.world > 1:
+            loss, cpu = self.team.add_gradients(self.model.parameters(), part.item(), time.process_time() - cpu)
+            self._apply(part.new_tensor(loss))
+            return cpu
+        self._apply(part)
+        return time.process_time() - cpu
+
+    def _can_replay(self) -> bool:
+        """Whether all steps do the same work on tensors of the same shapes, with random numbers drawn outside."""
+        config = self.config
+        plain = moves_only(config) or not (config.augment or config.permute or config.flip)
+        return (
+            plain
+            and config.replay
+            and self.team.world == 1
+            and len(self.splits["train"].stacks) == 1
+            and not config.compile
+        )
+
+    def _learn_whole(self, indices: Tensor, draws: Tensor | None = None) -> Tensor:
+        """The same as `_learn`, of a batch that fits into memory, for `Replay`."""
+        batch = self.splits["train"][indices]
+        if draws is not None:
+            (stack,) = batch.stacks
+            batch = replace(batch, stacks=(replace(stack, params=move(stack.params, *motion(draws, self.config))),))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.task.loss(self.output(batch), batch.targets)
+        loss.backward()
+        self._apply(loss.detach())
+        return self.seen
+
+    def _apply(self, loss: Tensor) -> None:
+        """Make the step for the gradients that are there, unless they are not finite; nothing waits for a GPU."""
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip).detach()
+        bad = (~(loss.isfinite() & norm.isfinite())).float()
+        self.optimizer.grad_scale, self.optimizer.found_inf = None, bad  # type: ignore[attr-defined]
+        self.optimizer.step()
+        if self.mean is not None:
+            follow(self.mean, self.model, self.config.ema, bad)
+        self.seen.copy_(torch.stack([loss.double(), norm.double()]))
+        bad, one = bad.double(), torch.ones_like(self.tally[0])
+        self.tally.mul_(torch.stack([one, one, one, bad]))
+        self.tally.add_(torch.stack([torch.where(bad > 0, 0.0, loss.double()), 1 - bad, bad, bad]))
+
+    def _look(self) -> None:
+        """Bring the numbers of training up to date; this waits for a GPU."""
+        progress = self.progress
+        progress.loss_sum, *counts = self.tally.tolist()
+        progress.loss_count, progress.skipped, progress.skipped_in_row = map(int, counts)
+        if progress.skipped_in_row >= MOST_SKIPPED:
+            loss, norm = self.seen.tolist()
+            raise TrainingError(
+                f"{MOST_SKIPPED} steps in a row, up to step {progress.step}, had no finite gradient (loss {loss}, "
+                f"gradient norm {norm}). Lower --lr, lengthen --warmup, or use --precision fp32, in a new folder."
+            )
 
     def _indices(self, step: int) -> Tensor:
         """Which networks a step sees: every epoch has a shuffle of its own."""
@@ -198,15 +284,6 @@ class Trainer:
             order = self.splits["train"].order(generator(self.config.seed, "order", epoch), self.config.together)
             self._order = (epoch, order.to(self.config.device))
         return self._order[1][place * self.config.batch_size :][: self.config.batch_size]
-
-    def _skip(self, loss: float, norm: float) -> None:
-        progress = self.progress
-        progress.skipped, progress.skipped_in_row = progress.skipped + 1, progress.skipped_in_row + 1
-        if progress.skipped_in_row >= MOST_SKIPPED:
-            raise TrainingError(
-                f"{MOST_SKIPPED} steps in a row, up to step {progress.step + 1}, had no finite gradient (loss {loss}, "
-                f"gradient norm {norm}). Lower --lr, lengthen --warmup, or use --precision fp32, in a new folder."
-            )
 
     def _end_epoch(self, log: Log) -> None:
         """Validate, and remember the model if it is the best so far."""
@@ -217,6 +294,7 @@ class Trainer:
             row["train_loss"] = progress.loss_sum / progress.loss_count
         progress.history.append(row)
         progress.loss_sum, progress.loss_count = 0.0, 0
+        self.tally[:2] = 0.0
         sign, metric = (1 if self.task.higher_is_better else -1), self.task.metric
         before = sign * progress.best[metric] if progress.best else -math.inf
         if math.isfinite(values[metric]) and sign * values[metric] > before:
@@ -272,6 +350,8 @@ class Trainer:
         return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def _save(self) -> None:
+        self._look()
+        self._saved = self.progress.step
         if not self.team.first:
             return
         mean = {} if self.mean is None else {"mean": self.mean.state_dict()}

@@ -241,7 +241,7 @@ class FlowReader(nn.Module):
             weights.append(step.block.to_matrix(require(params, step.block)).to(like))
             unit = GAIN * step.block.fan_in**-0.5 / self.normaliser.scale(graph, step.block)
             turning = walk.kinds[step.rows] == PHASE
-            gains.append(torch.where(turning, walk.omega[step.rows], torch.as_tensor(unit).to(like)))
+            gains.append(torch.where(turning, walk.omega[step.rows], unit).to(like))
         count = len(weights[0]) if weights else len(next(iter(params.values())))
         phase = like.new_zeros(count, len(walk.kinds))
         for vector in walk.vectors:

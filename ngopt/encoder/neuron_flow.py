@@ -151,7 +151,7 @@ class NeuronFlow(nn.Module):
         context = self._context(walk, z, units.phase, film) if walk.levels else None
         out = self._act(everything, walk.parts, z, units.phase, film, context)
         gate = self._act(everything, walk.parts, z, units.phase, film, context, gates)
-        ends = walk.ends[walk.kinds[walk.ends] == FREE]
+        ends = walk.ends
         start = self.sink(out.index_select(-2, ends)) + self.which(walk.identity[ends])
         source = add_rows(torch.zeros_like(z), ends, start)
         u = torch.zeros_like(out)
@@ -181,8 +181,8 @@ class NeuronFlow(nn.Module):
         function: Callable[[int, Tensor, Tensor], Tensor] = pair,
     ) -> Tensor:  # [*net, touched, 2 d]
         """A function of some nodes, of each according to its character."""
-        own = z.index_select(-2, nodes) * film[0][nodes]
-        shift = film[1][nodes]
+        own = z.index_select(-2, nodes) * film[0].index_select(0, nodes)
+        shift = film[1].index_select(0, nodes)
         if context is not None:
             factor, term = self.told(context.index_select(-2, nodes)).chunk(2, dim=-1)
             own, shift = own * (1 + factor), shift + term

@@ -63,8 +63,9 @@ class Walk:
     Attributes:
         kinds: Character of each node, ``[node]``; ``omega`` its angular frequency; ``parts`` the same as places.
         codes: What each node is, ``[node, NODE_CODE]``; ``identity``: which one, ``[node, IDENTITY]``.
-        inputs: Nodes that are inputs; ``outputs``: that are outputs; ``ends``: all that nothing reads; ``dead``: those
-            of them that are no outputs, such as queries and keys, with their ``dead_parts``.
+        inputs: Nodes that are inputs; ``outputs``: that are outputs; ``ends``: all that nothing reads and that have no
+            symmetry of their own; ``dead``: all that nothing reads and that are no outputs, such as queries and keys,
+            with their ``dead_parts``.
         links: Nodes and their blocks, ``[2, link]``; ``levels``: how deep blocks are nested.
         member_share: One over the number of members of each node, ``[node, 1]``; ``block_share``: of its blocks;
             ``is_block``: whether it has members.
@@ -161,7 +162,7 @@ def _build(graph: NeuralGraph, device: torch.device, dtype: torch.dtype, symmetr
         identities(graph).to(device, dtype),
         inputs.nonzero().flatten().to(device),
         outputs.nonzero().flatten().to(device),
-        ends.nonzero().flatten().to(device),
+        (ends & (kinds == FREE)).nonzero().flatten().to(device),
         dead.to(device),
         _parts(kinds[dead], device),
         links.to(device),

@@ -11,7 +11,7 @@ from benchmarks.inr_data import Params, Siren, coordinates, initial, render
 from benchmarks.inr_data.fitting import Recipe, fit, psnr
 from benchmarks.inr_data.gradient import SirenGradient, flops, sine_cosine
 from benchmarks.inr_data.plan import originals
-from benchmarks.inr_data.siren import shapes, state
+from benchmarks.inr_data.siren import initial_each, shapes, state
 from meta_train.data import load as load_images
 
 
@@ -59,6 +59,15 @@ def test_start_is_that_of_sitzmann() -> None:
     assert all(not p.any() for name, p in small.items() if name.endswith("bias"))
     assert 0.95 * 3**0.5 / 30 < small["seq.0.weight"].abs().max() <= 3**0.5 / 30
     torch.testing.assert_close(small["seq.1.weight"], params["seq.1.weight"])
+
+
+@pytest.mark.parametrize("channels, small", [(1, False), (3, True)])
+def test_starts_of_many_seeds_are_those_of_each(channels: int, small: bool) -> None:
+    found = initial_each([5, 2**55, 7], channels, small)
+    for i, seed in enumerate([5, 2**55, 7]):
+        alone = initial(1, channels, seed, small=small)
+        assert all(torch.equal(found[name][i], alone[name][0]) for name in alone) and found.keys() == alone.keys()
+    assert not torch.equal(found["seq.1.weight"][0], found["seq.1.weight"][2])
 
 
 def test_it_can_be_traced() -> None:

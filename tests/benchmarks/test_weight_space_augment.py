@@ -36,7 +36,7 @@ def grid() -> Tensor:
 
 
 def test_moving_the_weights_moves_the_picture(params: Params, grid: Tensor) -> None:
-    matrix, shift = a.random_motion(params, settings(), generator(0))
+    matrix, shift = a.motion(a.draw_motion(5, generator(0)).double(), settings())
     moved = a.move(params, matrix, shift)
     expected = show(params, torch.einsum("nij,npj->npi", matrix, grid) + shift[:, None])
     assert (show(moved, grid) - expected).abs().max() < EXACT
@@ -47,15 +47,15 @@ def test_moving_the_weights_moves_the_picture(params: Params, grid: Tensor) -> N
 
 
 def test_motions_stay_within_their_strengths(params: Params) -> None:
-    many = {"seq.0.weight": torch.zeros(4000, 32, 2, dtype=torch.float64)}
-    matrix, shift = a.random_motion(many, settings(rotate=45.0, scale=0.2, translate=0.25), generator(0))
+    uniform = a.draw_motion(4000, generator(0)).double()
+    matrix, shift = a.motion(uniform, settings(rotate=45.0, scale=0.2, translate=0.25))
     size = torch.linalg.det(matrix).sqrt()
     angle = torch.atan2(matrix[:, 1, 0], matrix[:, 0, 0])
     assert 0.8 <= size.min() < 0.81 and 1.19 < size.max() <= 1.2
     assert math.radians(44) < angle.abs().max() <= math.radians(45)
     assert 0.24 < shift.abs().max() <= 0.25
     assert torch.allclose(matrix @ matrix.mT, size[:, None, None] ** 2 * torch.eye(2, dtype=torch.float64))
-    still, stay = a.random_motion(many, settings(rotate=0.0, scale=0.0, translate=0.0), generator(0))
+    still, stay = a.motion(uniform, settings(rotate=0.0, scale=0.0, translate=0.0))
     assert torch.equal(still, torch.eye(2, dtype=torch.float64).expand_as(still)) and not stay.any()
 
 
