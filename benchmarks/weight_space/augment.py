@@ -15,12 +15,17 @@ showed before is 9 dB, less than that of a grey square), so the preset has 0.01 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Generator, Tensor
 
 from benchmarks.inr_data.siren import Params
 from benchmarks.weight_space.config import Config
+
+# Which of `square` pictures may be moved by, by the setting ``symmetry``.
+SYMMETRIES = {"mirror": (0, 4), "square": tuple(range(8))}
 
 
 def layers(params: Params) -> list[tuple[str, str]]:
@@ -29,11 +34,37 @@ def layers(params: Params) -> list[tuple[str, str]]:
     return [(name, name.removesuffix("weight") + "bias") for name in weights]
 
 
-def augment(params: Params, config: Config, generator: Generator) -> Params:
-    """All that the settings ask for, each network with random numbers of its own."""
+def draw(config: Config, count: int, generator: Generator) -> tuple[Tensor, ...]:
+    """The random numbers of `moved`, of so many networks."""
+    draws = [draw_motion(count, generator)] if config.augment else []
+    if config.symmetry != "none":
+        allowed = torch.tensor(SYMMETRIES[config.symmetry])
+        draws.append(allowed[torch.randint(len(allowed), (count,), generator=generator)])
+    return tuple(draws)
+
+
+def moved(params: Params, targets: Tensor, config: Config, draws: Sequence[Tensor]) -> tuple[Params, Tensor]:
+    """Networks that show moved pictures, and their targets, which move along if they are pictures too.
+
+    Args:
+        params: Of the networks.
+        targets: Labels ``[net]``, or pictures ``[net, channel, height, width]``.
+        config: Settings.
+        draws: From `draw`, on the device of the networks.
+    """
+    rest = list(draws)
     if config.augment:
-        first = next(iter(params.values()))
-        params = move(params, *motion(draw_motion(len(first), generator).to(first), config))
+        params = move(params, *motion(rest.pop(0).to(next(iter(params.values()))), config))
+    if config.symmetry != "none":
+        which = rest.pop(0)
+        params = move(params, square(targets.device)[which].to(next(iter(params.values()))))
+        targets = turned(targets, which) if targets.ndim == 4 else targets
+    return params, targets
+
+
+def disturbed(params: Params, config: Config, generator: Generator) -> Params:
+    """What else the settings ask for: noise, and other ways to write the same network."""
+    if config.augment:
         params = add_noise(params, config.noise, generator)
         params = drop(params, config.drop, generator)
     if config.permute:
@@ -43,9 +74,42 @@ def augment(params: Params, config: Config, generator: Generator) -> Params:
     return params
 
 
-def moves_only(config: Config) -> bool:
-    """Whether moving pictures is all that the settings ask for."""
-    return config.augment and not (config.noise or config.drop or config.permute or config.flip)
+def disturbs(config: Config) -> bool:
+    """Whether the settings ask for more than moves."""
+    return bool((config.augment and (config.noise or config.drop)) or config.permute or config.flip)
+
+
+@cache
+def square(device: torch.device) -> Tensor:  # [8, 2, 2]
+    """Quarter turns of the square; then the same after a mirror, left to right."""
+    turns = [((1, 0), (0, 1)), ((0, -1), (1, 0)), ((-1, 0), (0, -1)), ((0, 1), (-1, 0))]
+    mirrored = [tuple((y, -x) for y, x in turn) for turn in turns]
+    return torch.tensor([*turns, *mirrored], dtype=torch.float32, device=device)
+
+
+@cache
+def _pixels(size: int, device: torch.device) -> Tensor:  # [8, size * size]
+    """Which pixel lies where each of `square` takes a pixel."""
+    place = 2 * torch.arange(size, device=device) - (size - 1.0)
+    grid = torch.stack(torch.meshgrid(place, place, indexing="ij"), dim=-1).reshape(-1, 2)
+    row, column = ((grid @ square(device).mT + size - 1) / 2).round().long().unbind(-1)
+    return row * size + column
+
+
+def turned(
+    pictures: Tensor,  # [net, channel, size, size]
+    which: Tensor,  # [net], of `square`
+) -> Tensor:
+    """Pictures that show at x what the given ones show at ``square[which] @ x``.
+
+    Raises:
+        ValueError: The pictures are not square.
+    """
+    height, width = pictures.shape[2:]
+    if height != width:
+        raise ValueError(f"Pictures of {height} x {width} cannot be turned: leave out --symmetry.")
+    index = _pixels(height, pictures.device)[which][:, None].expand(-1, pictures.shape[1], -1)
+    return pictures.flatten(2).gather(2, index).view_as(pictures)
 
 
 def draw_motion(count: int, generator: Generator) -> Tensor:  # [net, 4], from -1 to 1
@@ -65,10 +129,12 @@ def motion(uniform: Tensor, config: Config) -> tuple[Tensor, Tensor]:  # [net, 4
 def move(
     params: Params,
     matrix: Tensor,  # [net, 2, 2]
-    shift: Tensor,  # [net, 2]
+    shift: Tensor | None = None,  # [net, 2]
 ) -> Params:
     """Networks that show at x what the given ones show at ``matrix @ x + shift``."""
     weight, bias = layers(params)[0]
+    if shift is None:
+        return params | {weight: params[weight] @ matrix}
     moved = {weight: params[weight] @ matrix, bias: params[bias] + (params[weight] @ shift[:, :, None]).squeeze(2)}
     return params | moved
 

@@ -15,6 +15,7 @@ BASELINES = (*MLPS, "statistics")  # have no options of the metanetworks
 # What says where a run belongs, or how it is carried out; all other settings are its variant.
 IDENTITY = ("suite", "task", "dataset", "size", "encoder", "seed")
 MOTIONS = ("translate", "rotate", "scale", "noise", "drop")
+PICTURE_SYMMETRIES = ("none", "mirror", "square")
 PRECISIONS = ("auto", "fp32", "bf16")
 CONDUCT = ("device", "threads", "checkpoint_steps", "precision", "compile", "replay")
 
@@ -56,6 +57,7 @@ class Config:
         default_factory=dict
     )
 
+    fits: Annotated[int, Rule("fits of each training image that are read, of those that the set has", low=1)] = 1
     epochs: Annotated[int, Rule("passes over the training networks", low=1)] = 30
     batch_size: Annotated[int, Rule("networks per step", low=1)] = 64
     together: Annotated[int, Rule("networks of one architecture that stay together when shuffled: faster", low=1)] = 1
@@ -79,6 +81,13 @@ class Config:
     scale: Annotated[float, Rule("largest relative change of size", low=0.0, high=0.9)] = 0.1
     noise: Annotated[float, Rule("noise on weights, in standard deviations of their tensor", low=0.0, high=10.0)] = 0.0
     drop: Annotated[float, Rule("share of weights set to zero", low=0.0, high=0.99)] = 0.0
+    symmetry: Annotated[
+        str,
+        Rule(
+            "move pictures in training by exact symmetries, targets with them: left-right mirrors, or the square",
+            choices=PICTURE_SYMMETRIES,
+        ),
+    ] = "none"
     permute: Annotated[bool, Rule("permute hidden neurons at random in training")] = False
     flip: Annotated[bool, Rule("flip signs of hidden neurons at random in training")] = False
 
@@ -121,8 +130,10 @@ class Config:
             raise ConfigError("sign shows whether a neuron's function is odd: leave it out with no-activations.")
         if self.probes and suite.many:
             raise ConfigError("probes are for networks of one architecture, and these have several: leave them out.")
-        if (self.augment or self.permute or self.flip) and suite.many:
-            raise ConfigError("augment, permute and flip are for implicit networks: leave them out.")
+        if (self.augment or self.permute or self.flip or self.symmetry != "none") and suite.many:
+            raise ConfigError("augment, symmetry, permute and flip are for implicit networks: leave them out.")
+        if self.fits > 1 and suite.many:
+            raise ConfigError("fits are of images, and these networks are trained on many: leave them out.")
         if self.augment and self.suite == "inr_editing":
             raise ConfigError("augment moves networks, but not the targets of editing: leave it out.")
         if clash := sorted({"sign", "probes", "copies", "activations"} & self.options.keys()):

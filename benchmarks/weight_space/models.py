@@ -13,9 +13,9 @@ from benchmarks.weight_space.config import MLPS, Config, ConfigError
 from benchmarks.weight_space.samples import Samples, Stack
 from benchmarks.weight_space.suites import SUITES
 from benchmarks.weight_space.tasks import Task
-from ngopt.encoder.flow_reader import FlowReader
+from ngopt.encoder.flow_reader import FlowBase
 
-FLOAT32_ONLY = (FlowReader,)  # read phases of many turns, of which bfloat16 keeps too few digits
+FLOAT32_ONLY = (FlowBase,)  # read phases of many turns, of which bfloat16 keeps too few digits
 MEASURED_FROM = 64  # networks of one architecture, from which on their own normalisation is worth measuring
 
 

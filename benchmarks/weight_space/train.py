@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from benchmarks.weight_space.augment import augment, draw_motion, motion, move, moves_only
+from benchmarks.weight_space.augment import disturbed, disturbs, draw, moved
 from benchmarks.weight_space.config import Config
 from benchmarks.weight_space.folder import BEST, STATE, Progress, TrainingError, claim
 from benchmarks.weight_space.log import Log
@@ -191,8 +192,7 @@ class Trainer:
         self.model.train()
         if self.replay is not None and len(indices) == config.batch_size == progress.part:
             torch.manual_seed(seed)
-            draws = (draw_motion(len(indices), random),) if config.augment else ()
-            self.replay(indices, *draws)
+            self.replay(indices, *draw(config, len(indices), random))
         else:
             cpu = self._learn(indices, random, seed, cpu)
         progress.step += 1
@@ -210,9 +210,10 @@ class Trainer:
 
     def _learn(self, indices: Tensor, random: torch.Generator, seed: int, cpu: float) -> float:
         """Learn from some networks, in parts if memory is short; returns processor seconds since ``cpu``."""
-        progress, batch = self.progress, self.splits["train"][indices]
-        stacks = tuple(replace(stack, params=augment(stack.params, self.config, random)) for stack in batch.stacks)
-        batch = replace(batch, stacks=stacks)
+        progress, batch = self.progress, self._batch(indices, draw(self.config, len(indices), random))
+        if disturbs(self.config):
+            stacks = [replace(s, params=disturbed(s.params, self.config, random)) for s in batch.stacks]
+            batch = replace(batch, stacks=tuple(stacks))
         part, progress.part = backward_in_parts(
             lambda s: self.task.loss(self.output(batch[s]), batch.targets[s]),
             lambda: self.optimizer.zero_grad(set_to_none=True),
@@ -230,22 +231,22 @@ class Trainer:
 
     def _can_replay(self) -> bool:
         """Whether all steps do the same work on tensors of the same shapes, with random numbers drawn outside."""
-        config = self.config
-        plain = moves_only(config) or not (config.augment or config.permute or config.flip)
-        return (
-            plain
-            and config.replay
-            and self.team.world == 1
-            and len(self.splits["train"].stacks) == 1
-            and not config.compile
-        )
+        config, alike = self.config, len(self.splits["train"].stacks) == 1
+        return config.replay and alike and self.team.world == 1 and not (disturbs(config) or config.compile)
 
-    def _learn_whole(self, indices: Tensor, draws: Tensor | None = None) -> Tensor:
-        """The same as `_learn`, of a batch that fits into memory, for `Replay`."""
+    def _batch(self, indices: Tensor, draws: Sequence[Tensor]) -> Samples:
+        """Some of the training networks, moved."""
         batch = self.splits["train"][indices]
-        if draws is not None:
-            (stack,) = batch.stacks
-            batch = replace(batch, stacks=(replace(stack, params=move(stack.params, *motion(draws, self.config))),))
+        if not draws:
+            return batch
+        (stack,) = batch.stacks
+        draws = [x.to(indices.device, non_blocking=True) for x in draws]
+        params, targets = moved(stack.params, batch.targets, self.config, draws)
+        return replace(batch, stacks=(replace(stack, params=params),), targets=targets)
+
+    def _learn_whole(self, indices: Tensor, *draws: Tensor) -> Tensor:
+        """The same as `_learn`, of a batch that fits into memory, for `Replay`."""
+        batch = self._batch(indices, draws)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.task.loss(self.output(batch), batch.targets)
         loss.backward()

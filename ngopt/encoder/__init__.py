@@ -1,6 +1,7 @@
 """Encoders: from neural graphs to embeddings of neurons and weights, and networks that read networks."""
 
 from ngopt.encoder.base import Encoder
+from ngopt.encoder.flow_editor import FlowEditor
 from ngopt.encoder.flow_reader import FlowReader
 from ngopt.encoder.metanetwork import Metanetwork, metanetwork
 from ngopt.encoder.neuron_flow import NeuronFlow
@@ -13,6 +14,7 @@ __all__ = [
     "NGGNN",
     "NGT",
     "Encoder",
+    "FlowEditor",
     "FlowReader",
     "Metanetwork",
     "NeuronFlow",

@@ -1,4 +1,4 @@
-"""Metanetworks on `NeuronFlow`: a vector per network, read off where the network has its outputs; or new parameters."""
+"""Metanetworks on `NeuronFlow`: a vector per network, read off where the network has its outputs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ngopt.encoder.characters import PHASE, SCALE, size
-from ngopt.encoder.codes import BLOCK_CODE, IDENTITY, PLACE, TAP_CODE
+from ngopt.encoder.characters import PHASE, size
+from ngopt.encoder.codes import IDENTITY
 from ngopt.encoder.layout import alike, check_params, require
 from ngopt.encoder.neuron_flow import Flow, NeuronFlow, Units
 from ngopt.encoder.normalise import Normaliser, compressed
@@ -61,148 +61,22 @@ class FlowReadout(nn.Module):
         return self.mlp(torch.cat([*normed, *(size(part).log() for part in parts), *extra], dim=-1))
 
 
-class FlowEdit(nn.Module):
-    r"""A change for every entry of every parameter, in units :math:`s` of the parameter's own scale.
-
-    .. math:: \Delta W_{ijt} = \epsilon\, s \sum_m Y_{im}\, T_{tm}\, X_{jm} / \sqrt{M}
-
-    :math:`Y` is linear in what transforms like the inputs of the neuron written to (:math:`z`, and :math:`g` where it
-    does), :math:`X` in what transforms like the inverse of the outputs of the neuron read from (:math:`u`, and its
-    output where it does), all brought to about unit size by what no symmetry changes: with one of each it is like a
-    gradient, outer products of gradients and activations. Parameters that belong to neurons get a change linear in
-    :math:`Y`.
-
-    Args:
-        width: Of the embeddings.
-        copies: Parameter sets to emit for each network.
-        rank: M for each of them.
-        scale: Initial :math:`\epsilon`. With zero nothing is changed, exactly.
-    """
-
-    def __init__(self, width: int, copies: int = 1, rank: int = 64, scale: float = 0.01) -> None:
-        super().__init__()
-        self.copies, self.rank = copies, rank
-        self.row = nn.Linear(2 * width, copies * rank, bias=False)
-        self.col = nn.Linear(4 * width, copies * rank, bias=False)
-        self.row_code = nn.Linear(BLOCK_CODE, copies * rank)
-        self.col_code = nn.Linear(PLACE, copies * rank, bias=False)
-        self.tap = nn.Linear(TAP_CODE, copies * rank, bias=False)
-        self.vector = nn.Linear(2 * width, copies * rank, bias=False)
-        self.vector_code = nn.Linear(BLOCK_CODE, copies * rank)
-        self.vector_tap = nn.Linear(TAP_CODE, copies * rank, bias=False)
-        self.scale = nn.Parameter(torch.tensor(scale))
-
-    def ends(self, walk: Walk, flow: Flow) -> tuple[Tensor, Tensor]:  # [*net, node, 2 d], [*net, node, 4 d]
-        """What transforms like the inputs of each node, and like the inverse of its outputs."""
-        assert flow.out is not None and flow.u is not None and flow.g is not None
-        scaling = (walk.kinds == SCALE)[:, None]
-        scale = torch.where(scaling, size(flow.z), 1.0)
-
-        def bounded(x: Tensor) -> Tensor:
-            n = size(x)
-            return x / torch.where(scaling, n, (1 + n.square()).sqrt())
-
-        y = torch.cat([bounded(flow.z), bounded(flow.g)], dim=-1)
-        x = torch.cat([bounded(flow.u), bounded(flow.out)], dim=-1)
-        return y * scale, x / scale
-
-    def weights(self, walk: Walk, k: int, ends: tuple[Tensor, Tensor]) -> Tensor:
-        """Changes of the k-th step's parameter, ``[*net, copy, group, row, col, tap]``, in units."""
-        step = walk.steps[k]
-        group, row, col, tap = step.block.matrix_shape
-        y = self.row(ends[0].index_select(-2, step.rows)) * (1 + self.row_code(step.row_code))
-        x = self.col(ends[1].index_select(-2, step.cols)) * (1 + self.col_code(step.col_code))
-        y = self._split(y.unflatten(-2, (group, row)))  # [*net, copy, group, row, rank]
-        x = x.unflatten(-2, (group, col)).unsqueeze(-2) * (1 + self.tap(step.tap_code))
-        x = self._split(x.flatten(-3, -2))  # [*net, copy, group, col * tap, rank]
-        return self.scale * self.rank**-0.5 * (y @ x.mT).unflatten(-1, (col, tap))
-
-    def vectors(self, walk: Walk, k: int, ends: tuple[Tensor, Tensor]) -> Tensor:
-        """Changes of the k-th parameter that belongs to neurons, ``[*net, copy, row, tap]``, in units."""
-        vector = walk.vectors[k]
-        y = self.vector(ends[0].index_select(-2, vector.nodes)) * (1 + self.vector_code(vector.code))
-        y = y.unsqueeze(-2) * (1 + self.vector_tap(vector.tap_code))  # [*net, row, tap, copy * rank]
-        return self.scale * self.rank**-0.5 * y.unflatten(-1, (self.copies, self.rank)).sum(-1).movedim(-1, -3)
-
-    def _split(self, x: Tensor) -> Tensor:  # [*net, a, b, copy * rank] -> [*net, copy, a, b, rank]
-        return x.unflatten(-1, (self.copies, self.rank)).movedim(-2, -4)
-
-
-class FlowReader(nn.Module):
-    """Reads networks: one vector each, or new parameters.
+class FlowBase(nn.Module):
+    """What readers and editors have in common: normalisation, and stacks of networks as `NeuronFlow` takes them.
 
     Args:
         graphs: Architectures that normalisation is measured of. All others are read too.
-        task: ``"classify"`` or ``"edit"``.
-        outputs: Size of the vector.
-        width: Of the neurons' embeddings.
-        hidden: Width of the MLP that makes the vector.
-        dropout: Of that MLP.
         sign: Whether sign, phase and scale symmetries that a graph knows of are kept to.
-        copies: Parameter sets to emit per network.
-        probes: What the networks put out for learned inputs is given to that MLP too.
-        back: Whether vectors are made with a sweep back too; new parameters always are.
-        options: Of `NeuronFlow`: ``bank``.
     """
 
-    def __init__(
-        self,
-        graphs: Sequence[NeuralGraph],
-        task: str = "classify",
-        outputs: int = 10,
-        width: int = 96,
-        hidden: int = 256,
-        dropout: float = 0.0,
-        sign: bool = True,
-        copies: int = 1,
-        probes: OutputProbes | None = None,
-        back: bool = False,
-        **options: Any,
-    ) -> None:
+    def __init__(self, graphs: Sequence[NeuralGraph], sign: bool) -> None:
         super().__init__()
-        self.sign, self.probes = sign, probes
-        self.encoder = NeuronFlow(width, back=back or task == "edit", **options)
+        self.sign = sign
         self.normaliser = Normaliser(graphs)
-        self.readout: FlowReadout | FlowEdit
-        if task == "edit":
-            self.readout = FlowEdit(width, copies)
-        else:
-            extra = 0 if probes is None else probes.size
-            ends = [len(walk_of(graph, "cpu", torch.float32).outputs) for graph in graphs]
-            self.readout = FlowReadout(min(HEADS, max([1, *ends])), width, outputs, hidden, dropout, extra)
 
     def fit_statistics(self, graph: NeuralGraph, params: Params) -> None:
         """Take normalisation from training networks of one architecture, ``params``: name -> ``[net, *shape]``."""
         self.normaliser.fit(graph, params)
-
-    def forward(self, graph: NeuralGraph, params: Params) -> Tensor | dict[str, Tensor]:
-        """Read networks of one architecture, stacked.
-
-        Args:
-            graph: Of all of them.
-            params: Parameters, and learned buffers if there are any: name -> ``[net, *shape]``.
-
-        Returns:
-            ``[net, output]``; or new parameters, name -> ``[net, copy, *shape]``.
-
-        Raises:
-            GraphMismatchError: A parameter is missing or has another shape.
-        """
-        check_params(graph, params, lead=1)
-        example = self.encoder.source.weight
-        walk = walk_of(graph, example.device, example.dtype, self.sign)
-        flow = self.encoder(walk, self._units(walk, graph, params))
-        if isinstance(self.readout, FlowReadout):
-            return self.readout(walk, flow, *(() if self.probes is None else (self.probes(params),)))
-        ends, new = self.readout.ends(walk, flow), {}
-        for k, step in enumerate(walk.steps):
-            new[step.block.name] = self._changed(graph, step.block, params, self.readout.weights(walk, k, ends))
-        for k, vector in enumerate(walk.vectors):
-            if not vector.block.is_buffer:
-                change = self.readout.vectors(walk, k, ends)
-                change = change.unflatten(-2, vector.block.matrix_shape[:2]).unsqueeze(-2)
-                new[vector.block.name] = self._changed(graph, vector.block, params, change)
-        return new
 
     def read(self, networks: Sequence[Network]) -> Tensor | list[dict[str, Tensor]]:
         """Read any mixture of networks, those of one architecture together.
@@ -229,13 +103,18 @@ class FlowReader(nn.Module):
             result = self(graph, stack)
             for k, place in enumerate(places):
                 found[place] = result[k] if isinstance(result, Tensor) else {name: x[k] for name, x in result.items()}
-        return torch.stack(found) if isinstance(self.readout, FlowReadout) else found
+        return torch.stack(found) if isinstance(found[0], Tensor) else found
 
     mixed = read
 
-    def _units(self, walk: Walk, graph: NeuralGraph, params: Params) -> Units:
+    def walk(self, graph: NeuralGraph) -> Walk:
+        """The walk through a graph, where the weights are."""
+        example = next(self.parameters())
+        return walk_of(graph, example.device, example.dtype, self.sign)
+
+    def units(self, walk: Walk, graph: NeuralGraph, params: Params) -> Units:
         """Raw weights, with factors; biases and norms at unit scale, but phases in radians."""
-        like = self.encoder.source.weight
+        like = walk.codes
         weights, gains, vectors = [], [], []
         for step in walk.steps:
             weights.append(step.block.to_matrix(require(params, step.block)).to(like))
@@ -257,7 +136,50 @@ class FlowReader(nn.Module):
             vectors.append(torch.where(turning[:, None], 0.0, raw / self.normaliser.scale(graph, vector.block)))
         return Units(weights, gains, vectors, phase)
 
-    def _changed(self, graph: NeuralGraph, block: Any, params: Params, change: Tensor) -> Tensor:
-        """New values ``[net, copy, *shape]`` from changes ``[net, copy, group, row, col, tap]`` in units."""
-        old = require(params, block)
-        return old.unsqueeze(1) + block.from_matrix(change) * self.normaliser.scale(graph, block)
+
+class FlowReader(FlowBase):
+    """Reads networks: a vector each.
+
+    Args:
+        graphs: Architectures that normalisation is measured of. All others are read too.
+        outputs: Size of the vector.
+        width: Of the neurons' embeddings.
+        hidden: Width of the MLP that makes the vector.
+        dropout: Of that MLP.
+        sign: Whether sign, phase and scale symmetries that a graph knows of are kept to.
+        probes: What the networks put out for learned inputs is given to that MLP too.
+        options: Of `NeuronFlow`: ``bank``, ``back``.
+    """
+
+    def __init__(
+        self,
+        graphs: Sequence[NeuralGraph],
+        outputs: int = 10,
+        width: int = 96,
+        hidden: int = 256,
+        dropout: float = 0.0,
+        sign: bool = True,
+        probes: OutputProbes | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(graphs, sign)
+        self.probes = probes
+        self.encoder = NeuronFlow(width, **options)
+        extra = 0 if probes is None else probes.size
+        ends = [len(walk_of(graph, "cpu", torch.float32).outputs) for graph in graphs]
+        self.readout = FlowReadout(min(HEADS, max([1, *ends])), width, outputs, hidden, dropout, extra)
+
+    def forward(self, graph: NeuralGraph, params: Params) -> Tensor:  # -> [net, output]
+        """Read networks of one architecture, stacked.
+
+        Args:
+            graph: Of all of them.
+            params: Parameters, and learned buffers if there are any: name -> ``[net, *shape]``.
+
+        Raises:
+            GraphMismatchError: A parameter is missing or has another shape.
+        """
+        check_params(graph, params, lead=1)
+        walk = self.walk(graph)
+        flow = self.encoder(walk, self.units(walk, graph, params))
+        return self.readout(walk, flow, *(() if self.probes is None else (self.probes(params),)))

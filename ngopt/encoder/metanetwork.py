@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ngopt.encoder.canonical import canonical
 from ngopt.encoder.embedding import ValueEmbedding
+from ngopt.encoder.flow_editor import FlowEditor
 from ngopt.encoder.flow_reader import FlowReader
 from ngopt.encoder.layout import Layout, alike, check_params, dense_layout, edge_blocks, require, vector_blocks
 from ngopt.encoder.ng_gnn import NGGNN
@@ -263,10 +264,11 @@ def metanetwork(
         width: Of node embeddings; by default 96 (``"neuron_flow"``) or 64, and as published with ``faithful``.
         edge_width: Of edge embeddings, where edges have any.
         dropout: Of updates and readout.
-        options: Of the encoder: ``back``, ``bank``; or ``layers``, ``ordered``, ``message``, ``attention``, ``heads``.
+        options: Of the encoder: ``back``, ``bank``, and of an editor ``rounds``, ``sink``; or ``layers``, ``ordered``,
+            ``message``, ``attention``, ``heads``.
 
     Returns:
-        A `FlowReader`, a `Metanetwork`, or a `Published` one. All are called with a graph and stacked parameters.
+        A `FlowReader`, `FlowEditor`, `Metanetwork` or `Published` one, all called with a graph and stacked parameters.
 
     Raises:
         ValueError: An unknown name, or options that do not go together.
@@ -298,9 +300,9 @@ def metanetwork(
         sizes: dict[str, Any] = {"width": width} if width else {}
         if probes and module is not None and example is not None:
             sizes["probes"] = OutputProbes(module, example, probes)
-        return FlowReader(
-            graphs, task, outputs, dropout=dropout, sign=sign is not False, copies=copies, **sizes, **options
-        )
+        if task == "edit":
+            return FlowEditor(graphs, sign=sign is not False, copies=copies, **sizes, **options)
+        return FlowReader(graphs, outputs, dropout=dropout, sign=sign is not False, **sizes, **options)
     width = width or 64
     model = SWEEPS[encoder](width, 1, width=width, edge_width=edge_width, dropout=dropout, **options)
     if task == "classify":

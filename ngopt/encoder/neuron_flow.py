@@ -67,6 +67,7 @@ class Flow:
         out: What it puts out, ``[*net, node, 2 d]``; None after a sweep forth alone, like all that follows.
         u: Gradient of what it puts out, ``[*net, node, 2 d]``.
         g: Gradient of what arrives, ``[*net, node, d]``.
+        arrived: What the sweep back began with: ``[*net, end, e]``, of nodes that nothing reads.
     """
 
     z: Tensor
@@ -74,6 +75,7 @@ class Flow:
     out: Tensor | None = None
     u: Tensor | None = None
     g: Tensor | None = None
+    arrived: Tensor | None = None
 
 
 class NeuronFlow(nn.Module):
@@ -83,9 +85,11 @@ class NeuronFlow(nn.Module):
         width: Of the embeddings.
         bank: Steps that have mixing matrices of their own.
         back: Whether to sweep back too.
+        sink: Hidden width of what makes gradients of what arrived at the ends; 0: they are linear in it.
+        memo: Numbers that each end is given besides.
     """
 
-    def __init__(self, width: int = 96, bank: int = BANK, back: bool = False) -> None:
+    def __init__(self, width: int = 96, bank: int = BANK, back: bool = False, sink: int = 0, memo: int = 0) -> None:
         super().__init__()
         self.width, self.back = width, back
         self.source = nn.Linear(IDENTITY, width, bias=False)
@@ -103,7 +107,12 @@ class NeuronFlow(nn.Module):
         if back:
             self.mix_back = nn.Parameter(torch.stack([_start(width).T for _ in range(bank)]))
             self.pool_back = nn.Parameter(torch.randn(bank, 2 * width, width) * (2 * width) ** -0.5)
-            self.sink = nn.Linear(2 * width, width, bias=False)
+            self.sink = nn.Linear(2 * width + memo, width, bias=False)
+            self.think = None
+            if sink:  # of each end, and of all of them
+                size = 2 * (2 * width + memo)
+                layers = [nn.LayerNorm(size), nn.Linear(size, sink), nn.SiLU(), nn.Linear(sink, sink), nn.SiLU()]
+                self.think = nn.Sequential(*layers, nn.Linear(sink, width, bias=False))
             self.which = nn.Linear(IDENTITY, width, bias=False)
             self.row_back = nn.Linear(BLOCK_CODE, width)
             self.col_back = nn.Linear(PLACE, 2 * width, bias=False)
@@ -115,8 +124,8 @@ class NeuronFlow(nn.Module):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, walk: Walk, units: Units) -> Flow:
-        """Embed a stack of networks of one architecture."""
+    def forward(self, walk: Walk, units: Units, memo: Tensor | None = None) -> Flow:
+        """Embed a stack of networks of one architecture, with a ``memo`` for the sweep back, ``[*net, end, e]``."""
         scale, shift = self.film(walk.codes).chunk(2, dim=-1)
         film = (1 + scale, shift)
         lead = units.phase.shape[:-1]
@@ -141,9 +150,17 @@ class NeuronFlow(nn.Module):
             pooled = pooled + self._pooled(walk.dead_parts, out, -1)
         if not self.back:
             return Flow(z, pooled * max(1, len(walk.steps)) ** -0.5)
-        return self._back(walk, units, z, pooled, film)
+        return self._back(walk, units, z, pooled, film, memo)
 
-    def _back(self, walk: Walk, units: Units, z: Tensor, pooled: Tensor, film: tuple[Tensor, Tensor]) -> Flow:
+    def _back(
+        self,
+        walk: Walk,
+        units: Units,
+        z: Tensor,
+        pooled: Tensor,
+        film: tuple[Tensor, Tensor],
+        memo: Tensor | None,
+    ) -> Flow:
         """Sweep back."""
         everything = torch.arange(len(walk.codes), device=z.device)
         which = self.source(walk.identity[walk.inputs])
@@ -152,7 +169,12 @@ class NeuronFlow(nn.Module):
         out = self._act(everything, walk.parts, z, units.phase, film, context)
         gate = self._act(everything, walk.parts, z, units.phase, film, context, gates)
         ends = walk.ends
-        start = self.sink(out.index_select(-2, ends)) + self.which(walk.identity[ends])
+        arrived = out.index_select(-2, ends)
+        arrived = arrived if memo is None else torch.cat([arrived, memo], dim=-1)
+        start = self.sink(arrived) + self.which(walk.identity[ends])
+        if self.think is not None and len(ends):
+            everywhere = arrived.mean(-2, keepdim=True).expand_as(arrived)
+            start = start + self.think(torch.cat([arrived, everywhere], dim=-1))
         source = add_rows(torch.zeros_like(z), ends, start)
         u = torch.zeros_like(out)
 
@@ -168,7 +190,7 @@ class NeuronFlow(nn.Module):
             u = add_rows(u, step.cols, heard * (1 + self.col_back(step.col_code)))
             share = (out * u).index_select(-2, step.read).mean(-2)  # of each layer in what the network makes of it
             pooled = pooled + share @ self.pool_back[min(k, len(self.pool_back) - 1)]
-        return Flow(z, pooled * max(1, len(walk.steps)) ** -0.5, out, u, gradient(everything))
+        return Flow(z, pooled * max(1, len(walk.steps)) ** -0.5, out, u, gradient(everything), arrived)
 
     def _act(
         self,

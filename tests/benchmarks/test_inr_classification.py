@@ -15,11 +15,13 @@ import ngopt
 from benchmarks.common.results import read_results
 from benchmarks.inr_classification import saving
 from benchmarks.inr_data import Siren, coordinates, load
+from benchmarks.inr_data.making import Job, make
 from benchmarks.inr_data.siren import state
 from benchmarks.weight_space.baselines import FlatMLP
 from benchmarks.weight_space.cli import main
 from benchmarks.weight_space.config import MLPS, ConfigError
 from benchmarks.weight_space.folder import BEST, STATE, TrainingError
+from benchmarks.weight_space.inrs import load_networks, make_problem
 from benchmarks.weight_space.models import build_model
 from benchmarks.weight_space.samples import Samples, Stack
 from benchmarks.weight_space.suites import SUITES
@@ -41,6 +43,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(root: Path, out: Path, *words: str) -> None:
     main("inr_classification", ["--dataset", "digits", "--smoke", "--data-root", str(root), "--out", str(out), *words])
+
+
+def test_several_fits_of_each_image(tmp_path: Path) -> None:
+    make(Job("digits", "smoke", augment=1, root=tmp_path))
+    for fits, train in ((1, 48), (2, 96)):
+        splits = make_problem(config := settings(fits=fits), load_networks(config, tmp_path)).splits
+        assert (len(splits["train"]), len(splits["test"])) == (train, 16)
+    with pytest.raises(ConfigError, match=r"--fits asks for 3 of each training image; digits-smoke has 2.*--augment 2"):
+        make_problem(config := settings(fits=3), load_networks(config, tmp_path))
 
 
 @pytest.mark.parametrize("encoder", SUITES["inr_classification"].encoders)

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.inr_data.siren import Params, coordinates
+from benchmarks.inr_data.siren import Params, coordinates, render
 from benchmarks.weight_space import augment as a
+from benchmarks.weight_space.config import Config
 from benchmarks.weight_space.step import generator
+from benchmarks.weight_space.targets import TARGETS
 from tests.benchmarks.weight_space_cases import networks, settings
 
 EXACT, WRONG = 1e-11, 1e-3
@@ -98,13 +100,40 @@ def test_dropping_sets_a_share_to_zero() -> None:
     assert 0.005 < (dropped == 0).float().mean() < 0.015
 
 
+def augment(params: Params, config: Config, random: torch.Generator) -> Params:
+    """All of it, of networks whose targets are labels."""
+    params, _ = a.moved(params, torch.zeros(5), config, a.draw(config, 5, random))
+    return a.disturbed(params, config, random)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_symmetries_move_networks_and_their_pictures_alike(channels: int) -> None:
+    params = networks(8, channels, torch.float64)
+    pictures, which = render(params, 6, 6), torch.arange(8)
+    config = settings(augment=False, symmetry="square")
+    moved, targets = a.moved(params, pictures, config, (which,))
+    assert (render(moved, 6, 6) - targets).abs().max() < EXACT
+    assert (
+        len({tuple(picture.flatten().tolist()) for picture in a.turned(pictures[:1].expand(8, -1, -1, -1), which)}) == 8
+    )
+    assert torch.equal(a.turned(pictures, torch.full((8,), 4)), pictures.flip(3)), "the mirror is left to right"
+    assert (render(moved, 6, 6) - a.turned(pictures, which.roll(1))).abs().max() > WRONG
+    torch.testing.assert_close(a.turned(TARGETS["dilation"](pictures), which), TARGETS["dilation"](targets))
+    labels = torch.arange(8)
+    assert a.moved(params, labels, config, (which,))[1] is labels
+    drawn = torch.cat(a.draw(settings(augment=False, symmetry="mirror"), 200, generator(0)))
+    assert set(drawn.tolist()) == {0, 4}
+    with pytest.raises(ValueError, match="6 x 5 cannot be turned: leave out --symmetry"):
+        a.turned(pictures[..., :5], which)
+
+
 def test_all_together(params: Params, grid: Tensor) -> None:
     config = settings(encoder="mlp_aug")
-    first, again, other = (a.augment(params, config, generator(seed)) for seed in (0, 0, 1))
+    first, again, other = (augment(params, config, generator(seed)) for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in params)
     assert not torch.equal(first["seq.0.weight"], other["seq.0.weight"])
     assert {name: p.shape for name, p in first.items()} == {name: p.shape for name, p in params.items()}
     off = settings(augment=False)
-    assert all(a.augment(params, off, generator(0))[name] is params[name] for name in params)
-    symmetric = a.augment(params, settings(encoder="mlp_aug", augment=False), generator(0))
+    assert all(augment(params, off, generator(0))[name] is params[name] for name in params)
+    symmetric = augment(params, settings(encoder="mlp_aug", augment=False), generator(0))
     assert (show(symmetric, grid) - show(params, grid)).abs().max() < EXACT

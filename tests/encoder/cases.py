@@ -85,8 +85,15 @@ def reader(graph: ngopt.NeuralGraph, encoder: str = "ng_gnn", task: str = "class
         torch.manual_seed(0)
         model = metanetwork(graph, encoder=encoder, task=task, **options).double().eval()
     if task == "edit":
-        nn.init.constant_(model.readout.scale, 1.0)
+        scale_changes(model, 1.0)
     return model.requires_grad_(False)
+
+
+def scale_changes(model: nn.Module, scale: float) -> None:
+    """How large the changes are that an editor makes, in all of its rounds."""
+    for part in model.readout.modules():
+        if isinstance(found := getattr(part, "scale", None), nn.Parameter):
+            nn.init.constant_(found, scale)
 
 
 def reading(model: Metanetwork, graph: ngopt.NeuralGraph, state: State, task: str, mixed: bool) -> Callable:

@@ -13,7 +13,18 @@ from ngopt.encoder.canonical import canonical
 from ngopt.errors import SymmetryError
 from ngopt.graph.certificate import evaluate, relative_error
 from ngopt.testing import assert_equivariant
-from tests.encoder.cases import ENCODERS, EXACT, Network, Siren, State, differ, network_of, reader, stacked
+from tests.encoder.cases import (
+    ENCODERS,
+    EXACT,
+    Network,
+    Siren,
+    State,
+    differ,
+    network_of,
+    reader,
+    scale_changes,
+    stacked,
+)
 
 NAMES = ("siren", "siren without biases", "tanh", "relu", "cnn")
 
@@ -141,7 +152,7 @@ def test_changes_are_made_to_the_form() -> None:
     """What a metanetwork with sign emits at scale zero is the form: the same function, not the same numbers."""
     module, x, graph, state = network("siren")
     model = reader(graph, task="edit", sign=True)
-    nn.init.zeros_(model.readout.scale)
+    scale_changes(model, 0.0)
     new = {key: y[0, 0] for key, y in model(graph, stacked(state)).items()}
     assert all(torch.equal(new[key], y) for key, y in canonical(graph, state).items())
     assert relative_error(evaluate(module, state, (x,), {}), evaluate(module, new, (x,), {})) < 1e-9

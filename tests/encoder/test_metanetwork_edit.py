@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.encoder.cases import ENCODERS, differ, drawn, network_of, reader, stacked, zoo
+from tests.encoder.cases import ENCODERS, differ, drawn, network_of, reader, scale_changes, stacked, zoo
 
 NAMES = ("siren", "conv_norms", "multihead_attention", "soft_moe", "unused_parameters", "tied_autoencoder")
 
@@ -24,7 +24,7 @@ def test_scale_zero_changes_no_bit(name: str, encoder: str) -> None:
     stack = stacked(state, drawn(state, 1))
     changed = model(graph, stack)
     assert all(not torch.equal(x[:, 0], stack[key]) for key, x in changed.items())  # control: at scale one all do
-    nn.init.zeros_(model.readout.scale)
+    scale_changes(model, 0.0)
     new = model(graph, stack)
     assert set(new) == emitted(name)
     for key, x in new.items():
