@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ngopt.errors import GraphMismatchError
 from ngopt.graph.labelling import Labelling
-from ngopt.graph.structure import Structure, Swap
+from ngopt.graph.structure import Structure
+from ngopt.graph.swaps import Swap
 
 
 @dataclass(frozen=True)
