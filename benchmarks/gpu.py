@@ -25,6 +25,7 @@ from benchmarks.gpu_parts import PARTS
 from ngopt.command import run_command
 
 PAGE = Path("docs/benchmarks.md")
+KEPT = 120  # lines of what a part that failed had to say
 COMMAND = ["python", "-m", "benchmarks.gpu"]
 
 
@@ -79,7 +80,7 @@ def run_part(name: str, dry: bool, seconds: float, run: Callable[..., Any] = sub
         process = run(command, capture_output=True, text=True, timeout=seconds)
         output = process.stdout
         if process.returncode:
-            status, error = "failed", "\n".join(process.stderr.splitlines()[-5:])
+            status, error = "failed", "\n".join(process.stderr.splitlines()[-KEPT:])
     except subprocess.TimeoutExpired as late:
         output = (late.stdout or b"").decode() if isinstance(late.stdout, bytes) else late.stdout or ""
         status, error = "out of time", f"limit {seconds:.0f} s"
@@ -98,7 +99,8 @@ def table(parts: list[dict[str, Any]]) -> str:
             lines += [f"| {' | '.join(_cell(row.get(name)) for name in names)} |" for row in part["rows"]]
             pieces.append("\n".join(lines))
         if part["error"]:
-            pieces.append(f"```\n{part['error']}\n```")
+            last = "\n".join(part["error"].splitlines()[-5:])
+            pieces.append(f"```\n{last}\n```")
     return "\n\n".join(pieces)
 
 

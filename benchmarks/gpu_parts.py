@@ -34,7 +34,19 @@ class Part:
 def tests(dry: bool) -> Iterator[Row]:
     """The tests that need a GPU; dry: that they are found."""
     # Another machine may have other versions, which warn of other things, and lack what other tests import.
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "-W", "default"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "gpu",
+        "-W",
+        "default",
+        "--tb=short",
+    ]
     command += ["--continue-on-collection-errors", "tests", *(["--collect-only"] if dry else [])]
     done = subprocess.run(command, capture_output=True, text=True)
     words = r"(\d+)(?:/\d+)? (passed|failed|skipped|errors?|tests collected)"

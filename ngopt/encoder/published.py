@@ -57,6 +57,7 @@ class Plan:
 
 
 def _plan(graph: NeuralGraph) -> Plan:
+    graph = graph.to("cpu")
     weights, rows_of = [], {}
     for block in edge_blocks(graph):
         assert block.col_nodes is not None
@@ -223,7 +224,7 @@ class PublishedNGGNN(Published):
     ) -> None:  # fmt: skip
         width = width if width is not None else 32 if task == "classify" else 128
         super().__init__(graph, task, outputs, width, width, 3.0 if task == "classify" else None)
-        self.relations, amplify, both = self.connections(self.plan)
+        self._relations, amplify, both = self.connections(self.plan)
         self.register_buffer("amplify", amplify, persistent=False)
         self.register_buffer("degree", both, persistent=False)
         self.convs = nn.ModuleList(_PublishedPNA(width) for _ in range(layers))
@@ -252,7 +253,8 @@ class PublishedNGGNN(Published):
             nothing = torch.zeros_like(kernel)
             for channels in ([kernel, nothing, kernel], [nothing, kernel, kernel]):
                 edges.append(self.edge_in(torch.cat(channels, dim=-1))[:, None])  # [net, 1, row, col, width]
-        sides = [side for relation in self.relations for side in (relation, relation.reversed)]
+        relations = [relation.to(h.device) for relation in self._relations]
+        sides = [side for relation in relations for side in (relation, relation.reversed)]
         for k, conv in enumerate(self.convs):
             h = conv(h, edges, sides, self.degree, self.amplify)
             if k < len(self.norms):

@@ -114,6 +114,13 @@ class BlockEdges(Relation):
             setattr(self, name, value)
         self.row_sizes = torch.full((len(rows.row_nodes), 1), float(col_shape[1]), device=rows.row_nodes.device)
 
+    def to(self, device: torch.device) -> BlockEdges:
+        """The same with its index tensors on a device."""
+        if self.row_nodes.device == device:
+            return self
+        rows, cols = (side.row_nodes.to(device) for side in (self._rows, self._cols))
+        return BlockEdges(rows.view(self._row_shape), cols.view(self._col_shape))
+
     def heads(self, nodes: Tensor) -> Tensor:
         return self.at_rows(nodes.index_select(-2, self._rows.row_nodes))
 
