@@ -193,6 +193,7 @@ class Trainer:
         if self.replay is not None and len(indices) == config.batch_size == progress.part:
             torch.manual_seed(seed)
             self.replay(indices, *draw(config, len(indices), random))
+            cpu = time.process_time() - cpu
         else:
             cpu = self._learn(indices, random, seed, cpu)
         progress.step += 1

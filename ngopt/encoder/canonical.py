@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ngopt.graph.neural_graph import NeuralGraph
-from ngopt.graph.scaling import Scaling
+from ngopt.graph.scaling import Scaling, touched
 
 TINY = 1e-12
 
@@ -48,21 +48,17 @@ def _incoming(
 ) -> tuple[Tensor | None, Tensor, Tensor]:  # [*net, neuron], each
     """Bias of each neuron (None without), and over all that comes in: sum of cubes, and of squares."""
     biases, cubes, squares = None, 0.0, 0.0
-    for block in graph.blocks:
-        if block.name not in state:
+    for place in touched(graph, scaling, next(iter(state.values())).device):
+        block = place.block
+        if place.rows is None or block.name not in state:
             continue
         matrix = block.to_matrix(state[block.name])
-        rows = block.row_nodes.flatten().to(matrix.device)
-        inside = (rows >= scaling.start) & (rows < scaling.stop)
-        if not bool(inside.any()):
-            continue
         zeros = matrix.new_zeros(*matrix.shape[:-4], scaling.stop - scaling.start)
-        entries = matrix.flatten(-4, -3)[..., inside, :, :].flatten(-2)  # [*net, row, entry]
-        place = rows[inside] - scaling.start
-        cubes = cubes + zeros.index_add(-1, place, entries.pow(3).sum(-1))
-        squares = squares + zeros.index_add(-1, place, entries.square().sum(-1))
+        entries = matrix.flatten(-4, -3).index_select(-3, place.own).flatten(-2)  # [*net, row, entry]
+        cubes = cubes + zeros.index_add(-1, place.neurons, entries.pow(3).sum(-1))
+        squares = squares + zeros.index_add(-1, place.neurons, entries.square().sum(-1))
         if not block.is_edge:
-            here = zeros.index_add(-1, place, entries.sum(-1))
+            here = zeros.index_add(-1, place.neurons, entries.sum(-1))
             biases = here if biases is None else biases + here
     assert isinstance(cubes, Tensor) and isinstance(squares, Tensor)
     return biases, cubes, squares

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ngopt.graph.certificate import TOLERANCE, evaluate, random_state, relative_error
-from ngopt.graph.elements import GraphElements
+from ngopt.graph.elements import GraphElements, ParamBlock
 
 ODD = ("tanh", "sin")
 POSITIVE = ("relu", "leaky_relu")
@@ -70,24 +71,64 @@ class Scaling:
             outgoing[..., self.start : self.stop] *= 1 - 2 * (turns % 2)
             shift[..., self.start : self.stop] = turns.to(shift) * self.phase
         changed = dict(state)
-        for block in graph.blocks:
-            rows, cols = _inside(self, block.row_nodes), _inside(self, block.col_nodes)
-            if block.name not in state or not (rows or cols):
+        for place in touched(graph, self, factor.device):
+            block = place.block
+            if block.name not in state:
                 continue
             matrix = block.to_matrix(state[block.name])
-            if rows:
-                index = block.row_nodes.to(matrix.device)
+            if place.rows is not None:
                 if not block.is_edge:
-                    matrix = matrix + shift[..., index][..., None, None]
-                matrix = matrix * incoming[..., index][..., None, None]
-            if cols and block.col_nodes is not None:
-                matrix = matrix * outgoing[..., block.col_nodes.to(matrix.device)][..., None, :, None]
+                    matrix = matrix + shift[..., place.rows][..., None, None]
+                matrix = matrix * incoming[..., place.rows][..., None, None]
+            if place.cols is not None:
+                matrix = matrix * outgoing[..., place.cols][..., None, :, None]
             changed[block.name] = block.from_matrix(matrix)
         return changed
 
 
-def _inside(scaling: Scaling, nodes: Tensor | None) -> bool:
-    return nodes is not None and bool(((nodes >= scaling.start) & (nodes < scaling.stop)).any())
+@dataclass(frozen=True)
+class Touched:
+    """A parameter that a scaling changes, with indices on one device.
+
+    Attributes:
+        block: The parameter.
+        rows: Node of each row, ``[group, row]``, if any is of the scaling's group; ``cols`` likewise.
+        own: Rows of the group's neurons, ``[own]``, flat; ``neurons``: which of the group each is.
+    """
+
+    block: ParamBlock
+    rows: Tensor | None
+    cols: Tensor | None
+    own: Tensor
+    neurons: Tensor
+
+
+_cache: dict[tuple[int, Scaling, torch.device], tuple[Touched, ...]] = {}
+
+
+def touched(graph: GraphElements, scaling: Scaling, device: torch.device) -> tuple[Touched, ...]:
+    """The parameters that a scaling changes; found once, so that no later look at indices waits for a GPU."""
+    key = (id(graph), scaling, device)
+    if key not in _cache:
+        found = [_touched(block, scaling, device) for block in graph.blocks]
+        _cache[key] = tuple(place for place in found if place.rows is not None or place.cols is not None)
+        weakref.finalize(graph, _cache.pop, key, None)
+    return _cache[key]
+
+
+def _touched(block: ParamBlock, scaling: Scaling, device: torch.device) -> Touched:
+    def inside(nodes: Tensor) -> Tensor:
+        return (nodes >= scaling.start) & (nodes < scaling.stop)
+
+    rows, cols = block.row_nodes, block.col_nodes
+    own = inside(rows.flatten()).nonzero().flatten()
+    return Touched(
+        block,
+        rows.to(device) if len(own) else None,
+        cols.to(device) if cols is not None and bool(inside(cols).any()) else None,
+        own.to(device),
+        (rows.flatten()[own] - scaling.start).to(device),
+    )
 
 
 def find_scalings(
