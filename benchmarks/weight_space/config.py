@@ -190,6 +190,7 @@ def configure(**values: Any) -> Config:
         preset = preset | {"sign": False}
     if values.get("faithful"):
         preset = preset | {"schedule": "constant", "amsgrad": True, "sign": False}
+        preset |= suite.published if values["size"] == "full" else {}
     return Config(**(preset | values))
 
 

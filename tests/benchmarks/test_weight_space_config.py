@@ -52,8 +52,10 @@ def test_presets() -> None:
     published = configure(suite="inr_classification", task="classify", size="full", faithful=True, **base)
     assert (published.epochs, published.warmup, published.clip, published.batch_size) == (200, 1000, 10.0, 128)
     assert (published.amsgrad, published.schedule, published.augment) == (True, "constant", True)
-    edit = configure(**EDIT, size="full", **base)
-    assert (edit.epochs, edit.warmup, edit.clip, edit.augment, edit.amsgrad) == (200, 10_000, 1.0, False, False)
+    edit = configure(**EDIT, size="full", **base, faithful=True)
+    assert (edit.epochs, edit.warmup, edit.clip, edit.augment, edit.amsgrad) == (200, 10_000, 1.0, False, True)
+    ours = configure(**EDIT, size="full", **base)
+    assert (ours.epochs, ours.batch_size, ours.schedule, ours.amsgrad) == (60, 512, "cosine", False)
     assert configure(**EDIT, size="full", **base, epochs=7).epochs == 7
     augmented, plain = settings(encoder="mlp_aug"), settings()
     assert (augmented.permute, augmented.flip) == (True, True) != (plain.permute, plain.flip)
