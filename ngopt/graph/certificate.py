@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -144,12 +144,14 @@ def failing_sets(
         state.update(random_state(module, seed))
         return False
 
-    def search(sets: list[int]) -> list[int]:
-        if not sets or holds(sets):
-            return []
-        if len(sets) == 1:
-            return sets
-        half = len(sets) // 2
-        return search(sets[:half]) + search(sets[half:]) or sets  # each half holds alone: give up both
+    return _search(list(range(len(symmetries.structure.sibling_sets))), holds)
 
-    return search(list(range(len(symmetries.structure.sibling_sets))))
+
+def _search(sets: list[int], holds: Callable[[list[int]], bool]) -> list[int]:
+    """Those that do not hold, by bisection. Not a closure: one that calls itself is a circle, and keeps all weights."""
+    if not sets or holds(sets):
+        return []
+    if len(sets) == 1:
+        return sets
+    half = len(sets) // 2
+    return _search(sets[:half], holds) + _search(sets[half:], holds) or sets  # each half holds alone: give up both
