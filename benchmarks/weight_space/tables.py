@@ -135,7 +135,7 @@ def _file_parts(suite: str, file: dict[str, Any]) -> list[str]:
 def _table(suite: str, rows: list[Row]) -> str:
     measures = [*MEASURES[suite], *_shifted(suite, rows)]
     head = ["encoder", *(m.title for m in measures), f"validation {measures[0].name}", "seeds", "parameters"]
-    head += ["reads", "steps", "CPU s", "networks/s", "command"]
+    head += ["reads", "steps", "seconds", "networks/s", "command"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     most = max(row["networks"]["test"] for row in rows)
     most_reads = max(reads(row) for row in rows)
@@ -151,8 +151,8 @@ def _table(suite: str, rows: list[Row]) -> str:
             f"{runs[0]['parameters']:,}" if runs[0]["parameters"] else "",
             f"{max(map(reads, runs)):,}",
             f"{steps:,}" if (steps := max(run.get("steps", 0) for run in runs)) else "",
-            _mean_of(runs, "cpu_seconds"),
-            _mean_of(runs, "networks_per_cpu_second") or f"{mean(run['networks_per_second'] for run in runs):.0f}",
+            _seconds(runs),
+            f"{mean(map(_speed, runs)):,.0f}",
             f"`{command_of(runs)}`",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -162,8 +162,8 @@ def _table(suite: str, rows: list[Row]) -> str:
     return "\n".join(lines) + (
         f"\n\n{counts['train']:,} networks for training, {counts['val']:,} for validation, {counts['test']:,} for the "
         "test, which the best epoch by validation took once. Mean ± standard deviation over seeds; reads: training "
-        "networks, each as often as it was read; networks per second of training, on the processors' clocks where they "
-        f"were kept. {INTERVALS if any('intervals' in row for row in rows) else ''}"
+        "networks, each as often as it was read; seconds of training: of the processors, of the clock on a GPU. "
+        f"{INTERVALS if any('intervals' in row for row in rows) else ''}"
         f"{'; '.join(sorted(machines))}; torch {', '.join(torches)}."
     )
 
@@ -174,17 +174,28 @@ def reads(row: Row) -> int:
 
 
 def undertrained(runs: list[Row], most: int) -> str:
-    """What to say of an encoder as published that was read fewer networks to than the best-read one of its table."""
+    """What to say of an encoder of others that was read fewer networks to than the best-read one of its table."""
     mine = max(map(reads, runs))
-    if "faithful" not in runs[0]["variant"].split() or mine >= most:
+    if runs[0]["encoder"] not in PUBLISHED or mine >= most:
         return ""
     return f" (undertrained: {mine:,} of {most:,} reads)"
 
 
-def _mean_of(runs: list[Row], name: str) -> str:
-    """Mean over the runs that have it."""
-    values = [run[name] for run in runs if name in run]
-    return f"{mean(values):,.0f}" if values else ""
+def _on_gpu(row: Row) -> bool:
+    return row["config"]["device"] != "cpu"
+
+
+def _seconds(runs: list[Row]) -> str:
+    """Mean over the runs that have them: of training, on the processors' clocks if these did the work."""
+    values = [run[name] for run in runs if (name := "seconds" if _on_gpu(run) else "cpu_seconds") in run]
+    text = f"{mean(values):,.0f}" if values else ""
+    return text + " (GPU)" if text and _on_gpu(runs[0]) else text
+
+
+def _speed(row: Row) -> float:
+    """Networks per second of training, on the same clock."""
+    by_clock = row["networks_per_second"]
+    return by_clock if _on_gpu(row) else row.get("networks_per_cpu_second", by_clock)
 
 
 def _shifted(suite: str, rows: list[Row]) -> list[Measure]:
@@ -209,8 +220,7 @@ def cell(measure: Measure, runs: list[Row]) -> str:
 
 def _machine(row: Row) -> str:
     machine = row["machine"]
-    on_gpu = row["config"]["device"] != "cpu"
-    return machine["gpu"] if on_gpu else f"{machine['processor']}, {row['config']['threads']} thread(s)"
+    return machine["gpu"] if _on_gpu(row) else f"{machine['processor']}, {row['config']['threads']} thread(s)"
 
 
 def spread(values: list[float], digits: int) -> str:
