@@ -154,7 +154,7 @@ class ManyNGGNN(_Many, PublishedNGGNN):
     """NG-GNN as published, for many architectures."""
 
     def _connect(self) -> None:
-        self.relations, amplify, degree = self.connections(self.plan)
+        self._relations, amplify, degree = self.connections(self.plan)
         device = self.position.weight.device
         self.amplify, self.degree = amplify.to(device), degree.to(device)
 
