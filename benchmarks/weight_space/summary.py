@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.weight_space.suites import MLPS, SUITES
+from benchmarks.weight_space.suites import MLPS, SIZES, SUITES
 from benchmarks.weight_space.tables import MEASURES, Row, by_group, reads, spread
 
 ABLATIONS = {"sign", "no-sign", "no-activations"}  # words of variants that leave something out or add it
@@ -45,10 +45,13 @@ def summary(files: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _sets(files: dict[str, list[dict[str, Any]]]) -> dict[str, list[Row]]:
-    """Rows of each task and size, but for ``smoke``."""
+    """Rows of each task on each set in its largest size, which is not ``smoke``."""
     columns: dict[str, list[Row]] = {}
     for suite, some in files.items():
-        for file in (file for file in some if file["settings"]["size"] != "smoke"):
+        largest: dict[str, dict[str, Any]] = {}
+        for file in sorted(some, key=lambda file: SIZES.index(file["settings"]["size"])):
+            largest |= {file["settings"]["dataset"]: file} if file["settings"]["size"] != "smoke" else {}
+        for file in sorted(largest.values(), key=some.index):
             for task in dict.fromkeys(row["task"] for row in file["rows"]):
                 words = [*([] if len(SUITES[suite].tasks) == 1 else [task]), file["settings"]["dataset"]]
                 title = f"{', '.join(words)} ({file['settings']['size']}): {MEASURES[suite][0].title}"

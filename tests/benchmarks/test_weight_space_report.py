@@ -123,6 +123,9 @@ def test_the_summary_has_the_best_read_run_of_each(folder: Path) -> None:
     assert first.endswith("| 91.00 ± 1.41 [100k] | 80.00 [6k] | 21.50 [100k] |")
     assert second.endswith("| 0.01230 [10k] |  |  |")
     assert "smoke" not in page and "95.00" not in page  # that one also runs the networks
+    put(folder, *run("ng_t", 0, value=93.5, size="medium"))
+    page = summary({suite: report.result_files(suite, folder) for suite in SUITES})
+    assert "mnist (medium)" in page and "mnist (small): test acc" not in page and "91.00" not in page
 
 
 def test_a_report_without_results_names_everything() -> None:
