@@ -139,6 +139,7 @@ class Trainer:
                     self._save()
         if progress.step > self._saved:
             self._save()
+        self.replay = None  # which holds on to much memory
         outcome = self._test()
         log.close()
         return outcome
@@ -190,9 +191,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"].fill_(lr * group["share"]) if self.on_gpu else lr * group["share"]
         self.model.train()
-        if self.replay is not None and len(indices) == config.batch_size == progress.part:
-            torch.manual_seed(seed)
-            self.replay(indices, *draw(config, len(indices), random))
+        if self._replayed(indices, seed):
             cpu = time.process_time() - cpu
         else:
             cpu = self._learn(indices, random, seed, cpu)
@@ -208,6 +207,20 @@ class Trainer:
             speed = progress.networks / progress.seconds
             log.step(progress.step, loss=loss, lr=lr, gradient_norm=norm, networks_per_second=speed)
         return looks
+
+    def _replayed(self, indices: Tensor, seed: int) -> bool:
+        """Learn from some networks by `Replay`, if that can be."""
+        config = self.config
+        if self.replay is None or not len(indices) == config.batch_size == self.progress.part:
+            return False
+        torch.manual_seed(seed)
+        random = generator(config.seed, "augment", self.progress.step)
+        try:
+            self.replay(indices, *draw(config, len(indices), random))
+        except torch.OutOfMemoryError:  # before anything was changed; parts of a batch need less
+            self.replay = None
+            return False
+        return True
 
     def _learn(self, indices: Tensor, random: torch.Generator, seed: int, cpu: float) -> float:
         """Learn from some networks, in parts if memory is short; returns processor seconds since ``cpu``."""

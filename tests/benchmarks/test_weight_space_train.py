@@ -273,3 +273,49 @@ def test_bf16_and_compile_settings_are_used(tmp_path: Path, monkeypatch: pytest.
 class _Silent:
     def step(self, *_: Any, **__: Any) -> None:
         """Log nothing."""
+
+
+class _Direct:
+    """In place of `Replay` on a CPU: the same work, done anew each time."""
+
+    def __init__(self, work: Any, fail_at: int = -1) -> None:
+        self.work, self.fail_at, self.calls = work, fail_at, 0
+
+    def __call__(self, *inputs: Tensor) -> None:
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise torch.OutOfMemoryError
+        self.work(*inputs)
+
+
+@pytest.mark.parametrize("fail_at", [-1, 3])
+@pytest.mark.parametrize("values", [{"ema": 0.8}, {"symmetry": "mirror", "augment": False}])
+def test_whole_steps_are_the_same_steps(tmp_path: Path, values: dict[str, Any], fail_at: int) -> None:
+    """What a GPU replays, and how it goes on where memory is short for that."""
+    plain, whole = trainer(tmp_path / "plain", **values), trainer(tmp_path / "whole", **values)
+    whole.replay = direct = _Direct(whole._learn_whole, fail_at)  # type: ignore[assignment]
+    expected, found = plain.run(), whole.run()
+    assert direct.calls == (fail_at if fail_at > 0 else 2 * 3)  # the third batch of each epoch is smaller
+    assert same(weights(plain), weights(whole))
+    assert expected["history"] == found["history"] and expected["reads"] == found["reads"] == 66
+    assert whole.replay is None
+
+
+def test_what_cannot_be_replayed(tmp_path: Path) -> None:
+    assert trainer(tmp_path / "a")._can_replay()
+    changes = ({"noise": 0.1}, {"flip": True}, {"replay": False}, {"permute": True, "augment": False})
+    for k, values in enumerate(changes):
+        assert not trainer(tmp_path / str(k), **values)._can_replay()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ema", [0.0, 0.8])
+def test_replayed_steps_are_the_same_steps(tmp_path: Path, ema: float) -> None:
+    """On a GPU: recorded or not, the losses are the same."""
+    outcomes = [
+        trainer(tmp_path / str(replay), device="cuda", replay=replay, epochs=6, ema=ema).run()
+        for replay in (True, False)
+    ]
+    first, second = ([row["train_loss"] for row in outcome["history"]] for outcome in outcomes)
+    assert first == pytest.approx(second, rel=1e-5)
+    assert first[-1] < first[0]
