@@ -262,6 +262,7 @@ class NGOptimizer(torch.optim.Optimizer):
                     weight_decay={key: decays[index] for key, (index, _) in mine.items()},
                     total_steps=total_steps,
                     scheduled=scheduled,
+                    cohorts=share.cohorts,
                 )
         for group in self.param_groups:
             group["step"] += 1

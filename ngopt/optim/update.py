@@ -80,7 +80,7 @@ def update(
     new_state = dict(state)
     for name, plan in plans.items():
         own = state[name]
-        divisor, unit, carry = next_unit(rms(gradients[name].detach()), own["unit"], config)
+        divisor, unit, carry = next_unit(rms(gradients[name].detach()), own["unit"], number[name], config)
         gradients[name], averages = accumulate(
             plan.sides,
             partial(plan.view, weights[name].detach().to(gradients[name].dtype)),

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from ngopt.errors import GraphMismatchError
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
 from ngopt.optim.attach.names import unique
+from ngopt.optim.fast.stack import Cohorts
 from ngopt.optim.rule.update_rule import UpdateRule
 
 LISTED = 8  # names shown in a message before "and 123 more"
@@ -62,6 +63,7 @@ class Share:
     rule: UpdateRule
     readable: dict[str, Tensor]  # every weight on this device's graph, to be updated or only read
     params: dict[str, tuple[int, Tensor]]  # weights to be updated: name on the graph -> (index of its group, tensor)
+    cohorts: Cohorts = field(default_factory=Cohorts)  # how they are stepped together
 
 
 def share_out(

@@ -5,20 +5,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from ngopt.graph.neural_graph import NeuralGraph
-from ngopt.optim.fast.stack import Stack, counts_of, join, stacks_of
 from ngopt.optim.rule.config import DEFAULT_LR, UpdateConfig
-from ngopt.optim.rule.controls import CONTROLS, EXPONENT, FLOOR, LOG_GAIN
-from ngopt.optim.rule.direction import ParamState, accumulate, direction, next_unit, rms, root_mean_square
+from ngopt.optim.rule.controls import EXPONENT, FLOOR, LOG_GAIN
+from ngopt.optim.rule.direction import (
+    EPS,
+    ParamState,
+    first_bases,
+    follow,
+    into_bases,
+    next_unit,
+    out_of_bases,
+    rms,
+    root_mean_square,
+)
+from ngopt.optim.rule.eigenbasis import turn
 from ngopt.optim.rule.guard import guard_of
-from ngopt.optim.rule.plan import plan_all
-from ngopt.optim.rule.schedule import Schedule, is_refresh
+from ngopt.optim.rule.plan import ParamPlan, option, plan_all
 from ngopt.optim.rule.update_rule import UpdateRule
+from ngopt.optim.rule.schedule import Schedule, is_refresh
+from ngopt.optim.fast.stack import Cohort, Cohorts, join
 
 
 @torch.no_grad()
@@ -34,26 +45,26 @@ def update_(
     weight_decay: float | Mapping[str, float] = 0.0,
     total_steps: int | None = None,
     scheduled: bool = True,
+    cohorts: Cohorts | None = None,
 ) -> None:
-    """One step, written into ``weights`` and ``state``. Arguments as in `ngopt.optim.update.update`."""
+    """One step, written into ``weights`` and ``state``. Arguments as in `ngopt.optim.update.update`.
+
+    Whoever steps the same parameters many times keeps ``cohorts`` and gives it again.
+    """
     config, neutral = rule.config, rule.neutral
     gradients = {name: g.to(state[name]["momentum"].dtype) for name, g in grads.items() if g is not None}
     if not gradients:
         return
     plans = plan_all(graph, gradients, config)
-    stacks = stacks_of(plans, gradients, state, lr, weight_decay)
-    if any(stack.count == 1 for stack in stacks):
+    found = (cohorts or Cohorts()).of(plans, gradients, state, config)
+    if any(cohort.count == 1 for cohort in found):
         guard = guard_of(graph, weights, state, config)
-        for stack in stacks:
-            if stack.count == 1:
-                join(stack.states, "guard").copy_(guard)
-    for alike in _by_place(stacks):
-        _accumulate_(alike, gradients, weights, config)
+        for cohort in found:
+            if cohort.count == 1:
+                join(cohort.states, "guard").copy_(guard)
+    turned = [_accumulate_(cohort, gradients, weights, config) for cohort in found]
     if graph is not None and not neutral and is_refresh(step, config):
-        seen: dict[str, Tensor] = {}
-        for stack in stacks:
-            averages = [own["momentum"] for own in stack.states]
-            seen.update(zip(stack.names, stack.parts(stack.gradient, averages), strict=True))
+        seen = {name: x for cohort, own in zip(found, turned, strict=True) for name, x in _parts(cohort, own).items()}
         for name, said in rule.controls(graph, plans, weights, seen, state, step, total_steps).items():
             state[name]["controls"].copy_(said)
 
@@ -61,60 +72,123 @@ def update_(
     if scheduled:
         schedule = Schedule(config, total_steps)
         factor *= schedule.given(step) * float(rule.schedule(step, total_steps))
-    for stack in stacks:
-        _step_(stack, weights, stack.lr * factor, neutral, config)
-
-
-def _by_place(stacks: Sequence[Stack]) -> list[list[Stack]]:
-    """Stacks of one number type and device together."""
-    places: dict[tuple, list[Stack]] = {}
-    for stack in stacks:
-        places.setdefault((stack.gradient.dtype, stack.gradient.device), []).append(stack)
-    return list(places.values())
+    for cohort, own in zip(found, turned, strict=True):
+        _step_(cohort, plans, own, weights, factor, lr, weight_decay, neutral, config)
+        cohort.count += 1
 
 
 def _accumulate_(
-    stacks: Sequence[Stack], gradients: Mapping[str, Tensor], weights: Mapping[str, Tensor], config: UpdateConfig
-) -> None:
-    """Averages of some stacks, all of one number type and device; units are found for all of them at once."""
-    states = [state for stack in stacks for state in stack.states]
-    each = [gradients[name] for stack in stacks for name in stack.names]
+    cohort: Cohort, gradients: Mapping[str, Tensor], weights: Mapping[str, Tensor], config: UpdateConfig
+) -> Tensor:  # -> [all entries]
+    """The averages of a cohort after one more gradient; returns the gradients in units, in the eigenbases."""
+    each, count = [gradients[name] for name in cohort.names], cohort.count
     dtype = each[0].dtype
     norms = torch.stack(torch._foreach_norm(each, 2, dtype=torch.float64))
-    sizes = root_mean_square(norms, counts_of(tuple(x.numel() for x in each), norms.dtype, norms.device), dtype)
-    units = join(states, "unit")
-    divisors, new_units, carries = next_unit(sizes, units, config)
-    units.copy_(new_units)
-    torch._foreach_add_([state["step"] for state in states], 1.0)
-    counts = [len(stack.names) for stack in stacks]
-    for stack, divisor, carry in zip(stacks, divisors.split(counts), carries.split(counts), strict=True):
-        stack.gradient, new = accumulate(
-            stack.plan.sides,
-            lambda stack=stack: stack.view(weights).to(dtype),
-            stack.gradient / stack.spread(divisor),
-            stack.spread(carry),
-            stack.state,
-            stack.count,
-            config,
-        )
-        for key, value in new.items():
-            stack.state[key].copy_(value)
+    sizes = root_mean_square(norms, cohort.entries, dtype)
+    divisors, units, carries = next_unit(sizes, cohort.unit, count, config)
+    cohort.unit.copy_(units)
+    torch._foreach_add_([state["step"] for state in cohort.states], 1.0)
+    each = dict(zip(cohort.names, torch._foreach_div(each, list(divisors.unbind())), strict=True))
+    if isinstance(carries, Tensor):
+        singly = list(carries.unbind())
+        torch._foreach_mul_([state["momentum"] for state in cohort.states], singly)
+        torch._foreach_mul_([state["second_moment"] for state in cohort.states], [x * x for x in singly])
+    turned, at = [], 0
+    for stack in cohort.stacks:
+        carry = 1.0
+        if isinstance(carries, Tensor):
+            carry = stack.spread(carries[at : at + len(stack.names)])
+        at += len(stack.names)
+        sides, gradient = stack.plan.sides, stack.view(each)
+
+        def weight(stack=stack) -> Tensor:
+            return stack.view(weights).to(dtype)
+
+        if count == 1:
+            for key, value in first_bases(sides, weight, gradient, stack.state, config).items():
+                stack.state[key].copy_(value)
+        gradient = into_bases(sides, gradient, stack.state)
+        for side in sides:
+            new, by = follow(side, weight, gradient, carry, stack.state, count, config)
+            for key, value in new.items():
+                stack.state[key].copy_(value)
+            if by is not None:
+                momentum = cohort.momentum[stack.place].view(stack.shape)
+                gradient = turn(gradient, side, by)
+                momentum.copy_(turn(momentum, side, by))
+        turned.append(gradient.reshape(-1))
+    turned += [each[name].reshape(-1) for name in cohort.names[cohort.first_vector :]]
+    gradient = torch.cat(turned) if len(turned) > 1 else turned[0]
+    cohort.momentum.lerp_(gradient, 1.0 - config.momentum)
+    decay = config.second_moment
+    cohort.second_moment.mul_(decay).addcmul_(gradient, gradient, value=1.0 - decay)
+    return gradient
 
 
-def _step_(stack: Stack, weights: Mapping[str, Tensor], rate: float, neutral: bool, config: UpdateConfig) -> None:
-    """Write the step of a stack into the weights."""
-    change = direction(stack.plan.sides, stack.gradient, stack.state, stack.count, config)
-    size = join(stack.states, "guard") * stack.plan.scale(config, join(stack.states, "initial_rms"))
-    each = [weights[name] for name in stack.names]
-    if not neutral and "controls" in stack.states[0]:
-        said = join(stack.states, "controls").view(-1, CONTROLS)
-        norms = torch.stack([rms(part) for part in stack.parts(change, each)])
+def _step_(
+    cohort: Cohort,
+    plans: Mapping[str, ParamPlan],
+    gradient: Tensor,  # [all entries]
+    weights: Mapping[str, Tensor],
+    factor: float,
+    lr: float | Mapping[str, float],
+    weight_decay: float | Mapping[str, float],
+    neutral: bool,
+    config: UpdateConfig,
+) -> None:
+    """Write the step of a cohort into the weights. Uses up the gradient."""
+    count, decay, split = cohort.count, config.momentum, cohort.matrices
+    direction = gradient
+    torch.lerp(cohort.momentum[:split], gradient[:split], 1.0 - decay, out=direction[:split])
+    direction[:split].div_(1.0 - decay ** (count + 1))
+    torch.div(cohort.momentum[split:], 1.0 - decay**count, out=direction[split:])
+    direction.div_(cohort.second_moment.div(1.0 - config.second_moment**count).add_(EPS**2).sqrt_())
+    each = [weights[name] for name in cohort.names]
+    parts = _parts(cohort, direction, back=True)
+    changes = [parts[name] for name in cohort.names]
+    size = _scales(cohort, plans, config)
+    if not neutral and any("controls" in state for state in cohort.states):
+        none = size.new_zeros(2)
+        said = torch.stack([state.get("controls", none) for state in cohort.states])
+        norms = torch.stack([rms(part) for part in changes])
         size = size * torch.exp(said[:, LOG_GAIN]) * norms.clamp_min(FLOOR) ** -said[:, EXPONENT]
-    change.mul_(stack.spread(size))
+    rates = [-option(lr, name) * factor for name in cohort.names]
+    decays = [option(weight_decay, name) for name in cohort.names]
+    torch._foreach_mul_(changes, list(size.unbind()))
     changes = [
-        plan.unview(part, tuple(weight.shape)).to(weight.dtype)
-        for plan, weight, part in zip(stack.plans, each, stack.parts(change, each), strict=True)
+        plans[name].unview(part, tuple(weight.shape)).to(weight.dtype)
+        for name, weight, part in zip(cohort.names, each, changes, strict=True)
     ]
-    if stack.weight_decay:
-        torch._foreach_mul_(each, 1.0 - rate * stack.weight_decay)
-    torch._foreach_add_(each, changes, alpha=-rate)
+    if any(decays):
+        torch._foreach_mul_(each, [1.0 + rate * own for rate, own in zip(rates, decays, strict=True)])
+    if len(set(rates)) > 1:
+        torch._foreach_mul_(changes, rates)
+        torch._foreach_add_(each, changes)
+    else:
+        torch._foreach_add_(each, changes, alpha=rates[0])
+
+
+def _scales(cohort: Cohort, plans: Mapping[str, ParamPlan], config: UpdateConfig) -> Tensor:  # [tensor]
+    """Guard times scale of each parameter; neither changes after the first step."""
+    if cohort.scale is None:
+        cohort.scale = torch.stack(
+            [
+                own["guard"] * plans[name].scale(config, own["initial_rms"])
+                for name, own in zip(cohort.names, cohort.states, strict=True)
+            ]
+        )
+    return cohort.scale
+
+
+def _parts(cohort: Cohort, joined: Tensor, *, back: bool = False) -> dict[str, Tensor]:
+    """Parts of what is joined by parameter: in the eigenbases, or ``back`` out of them; in the matrix view if there is."""
+    parts: dict[str, Tensor] = {}
+    for stack in cohort.stacks:
+        own = joined[stack.place].view(stack.shape)
+        own = out_of_bases(stack.plan.sides, own, stack.state) if back else own
+        parts |= zip(stack.names, own.split(stack.plan.matrix_shape[0]), strict=True)
+    rest = cohort.states[cohort.first_vector :]
+    vectors = joined[cohort.matrices :].split([state["momentum"].numel() for state in rest]) if rest else ()
+    for name, state, part in zip(cohort.names[cohort.first_vector :], rest, vectors, strict=True):
+        parts[name] = part.view(state["momentum"].shape)
+    return parts

@@ -1,119 +1,168 @@
-"""Parameters that are stepped alike, as one: a hundred of them then cost what one does.
+"""Parameters that are stepped alike, as one: a hundred of them then cost little more than one.
 
-The state of a parameter is a dict of tensors. Entries of the same kind are kept as views of one buffer: joining them
-again is then only a look at where they lie. Whoever puts other tensors into a state (loading does) finds them copied
-into a new buffer at the next step.
+The state of a parameter is a dict of tensors. Entries of the same kind are kept as views of one buffer, so that one
+kernel works on all of them. What is arranged here stays as it is from step to step, and is arranged anew when other
+parameters have gradients, or when somebody (loading does) puts other tensors into a state.
 """
 
 from __future__ import annotations
 
-import functools
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from ngopt.optim.rule.config import UpdateConfig
 from ngopt.optim.rule.direction import ParamState
-from ngopt.optim.rule.plan import RELATIVE_ROLES, ParamPlan, option
+from ngopt.optim.rule.plan import ParamPlan
 
 SMALL = 2**18  # parameters of at most so many entries are stacked
 SMALL_ON_GPU = 2**22  # where starting a kernel costs more than running it
-OF_TENSORS = ("step", "initial_rms", "guard", "unit", "controls")  # entries of a state that say something of a tensor
 
 
 @dataclass
 class Stack:
-    """Parameters that are stepped alike, in one step.
-
-    Matrices of one form are joined along their first axis. Parameters without sides are flattened and joined, whatever
-    their shapes.
+    """Matrices of one form, joined along their first axis.
 
     Attributes:
         names: Of the parameters.
         plans: Of each.
-        states: Of each.
-        count: Number of this step of theirs, from 1.
-        lr: Of all of them.
-        weight_decay: Likewise.
-        gradient: Joined.
-        state: Joined entries of averages, factors and bases.
+        place: Where their entries are in the buffers of the cohort.
+        shape: Of the averages of all of them, in the eigenbases.
+        state: Their factors, bases and orders, each joined.
     """
 
     names: list[str]
     plans: list[ParamPlan]
-    states: list[ParamState]
-    count: int
-    lr: float
-    weight_decay: float
-    gradient: Tensor
+    place: slice
+    shape: tuple[int, ...]
     state: ParamState
 
     @property
     def plan(self) -> ParamPlan:
-        """The first of the plans; the others have the same sides and scale."""
+        """The first of the plans; the others have the same sides."""
         return self.plans[0]
 
-    def view(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Parameter-shaped tensors, joined."""
+    def view(self, tensors: Mapping[str, Tensor]) -> Tensor:  # -> [batch, row, col, tap]
+        """Parameter-shaped tensors in the matrix view, joined."""
         views = [plan.view(tensors[name]) for name, plan in zip(self.names, self.plans, strict=True)]
-        views = views if self.plan.sides else [x.reshape(-1) for x in views]
         return torch.cat(views) if len(views) > 1 else views[0]
 
-    def parts(self, joined: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The inverse of joining, as views: in the matrix view with sides, else shaped ``like`` others."""
-        if self.plan.sides:
-            return joined.split(self.plan.matrix_shape[0])
-        return [part.view(x.shape) for part, x in zip(joined.split([x.numel() for x in like]), like, strict=True)]
-
-    def spread(self, values: Tensor) -> Tensor:  # [tensor]
-        """Numbers of each tensor, to broadcast against what is joined."""
-        if len(self.names) == 1:
-            return values.reshape(())
-        if not self.plan.sides:
-            counts = tuple(state["momentum"].numel() for state in self.states)
-            return values.index_select(0, _members(counts, values.device))
+    def spread(self, values: Tensor) -> Tensor:  # [tensor] -> [batch, 1, 1, 1]
+        """Numbers of each matrix, to broadcast against what is joined."""
         group = self.plan.matrix_shape[0]
-        return (values.repeat_interleave(group) if group > 1 else values).reshape(-1, 1, 1, 1)
+        return (values.repeat_interleave(group) if group > 1 else values).view(-1, 1, 1, 1)
 
 
-def stacks_of(
-    plans: Mapping[str, ParamPlan],
-    gradients: Mapping[str, Tensor],
-    state: Mapping[str, ParamState],
-    lr: float | Mapping[str, float],
-    weight_decay: float | Mapping[str, float],
-) -> list[Stack]:
-    """All parameters with a gradient, those that are stepped alike together."""
+@dataclass
+class Cohort:
+    """Parameters of one number type and device that have made equally many steps.
+
+    Attributes:
+        names: Of the parameters: matrices stack by stack, then the others.
+        states: Of each.
+        count: Number of the step of theirs that comes next, from 1.
+        stacks: The matrices.
+        first_vector: Index in ``names`` of the first that is no matrix,
+        matrices: and number of entries in the buffers before it.
+        momentum: Of all, one behind the other.
+        second_moment: Likewise.
+        unit: ``[tensor]``.
+        entries: Number of entries of each, float64 ``[tensor]``.
+        scale: Of each step, the guard included, ``[tensor]``; found in the first step.
+    """
+
+    names: list[str]
+    states: list[ParamState]
+    count: int
+    stacks: list[Stack]
+    first_vector: int
+    matrices: int
+    momentum: Tensor
+    second_moment: Tensor
+    unit: Tensor
+    entries: Tensor
+    scale: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, names: Sequence[str], plans: Mapping[str, ParamPlan], state: Mapping[str, ParamState], count: int
+    ) -> Cohort:
+        """Arrange parameters, and move their averages into buffers."""
+        forms: dict[int, list[str]] = {}
+        for name in names:
+            if plans[name].sides:
+                forms.setdefault(plans[name].form, []).append(name)
+        vectors = [name for name in names if not plans[name].sides]
+        ordered = [name for alike in forms.values() for name in alike] + vectors
+        states = [state[name] for name in ordered]
+        momentum, second_moment = join(states, "momentum"), join(states, "second_moment")
+        stacks, at = [], 0
+        for alike in forms.values():
+            own = [state[name] for name in alike]
+            one = own[0]["momentum"]
+            size = len(alike) * one.numel()
+            shape = (len(alike) * one.shape[0], *one.shape[1:])
+            parts = {
+                key: join(own, key).view(-1, *entry.shape[1:])
+                for key, entry in own[0].items()
+                if key.endswith(("_factor", "_basis", "_order"))
+            }
+            stacks.append(Stack(alike, [plans[name] for name in alike], slice(at, at + size), shape, parts))
+            at += size
+        unit = join(states, "unit")
+        entries = unit.new_tensor([math.prod(plans[name].matrix_shape) for name in ordered], dtype=torch.float64)
+        first_vector = len(ordered) - len(vectors)
+        return cls(ordered, states, count, stacks, first_vector, at, momentum, second_moment, unit, entries)
+
+    def holds(self, state: Mapping[str, ParamState]) -> bool:
+        """Whether the averages of these states are still where they were put."""
+        return all(
+            state[name] is own and own["momentum"]._base is self.momentum
+            for name, own in zip(self.names, self.states, strict=True)
+        )
+
+
+@dataclass
+class Cohorts:
+    """The cohorts of an optimizer, kept from step to step."""
+
+    key: tuple = ()
+    found: list[Cohort] = field(default_factory=list)
+
+    def of(
+        self,
+        plans: Mapping[str, ParamPlan],
+        gradients: Mapping[str, Tensor],
+        state: Mapping[str, ParamState],
+        config: UpdateConfig,
+    ) -> list[Cohort]:
+        """Of the parameters that have gradients now."""
+        key = (tuple(gradients), config)
+        if key != self.key or not all(cohort.holds(state) for cohort in self.found):
+            self.key, self.found = key, _arrange(plans, gradients, state)
+        return self.found
+
+
+def _arrange(
+    plans: Mapping[str, ParamPlan], gradients: Mapping[str, Tensor], state: Mapping[str, ParamState]
+) -> list[Cohort]:
     alike: dict[tuple, list[str]] = {}
     for name, gradient in gradients.items():
-        plan = plans[name]
-        form = plan.form if plan.sides else (plan.is_matrix and plan.fan_in, plan.role in RELATIVE_ROLES)
         alone = name if gradient.numel() > (SMALL if gradient.device.type == "cpu" else SMALL_ON_GPU) else None
         count = int(state[name]["step"]) + 1
-        kind = (form, gradient.dtype, gradient.device, "controls" in state[name], alone)
-        alike.setdefault((*kind, count, option(lr, name), option(weight_decay, name)), []).append(name)
-    found = []
-    for (*_, count, own_lr, own_decay), names in alike.items():
-        states = [state[name] for name in names]
-        stack = Stack(names, [plans[name] for name in names], states, count, own_lr, own_decay, torch.empty(0), {})
-        stack.gradient = stack.view(gradients)
-        for key, entry in states[0].items():
-            if key not in OF_TENSORS:
-                joined = join(states, key)
-                stack.state[key] = joined.view(-1, *entry.shape[1:]) if stack.plan.sides else joined
-        found.append(stack)
-    return found
+        alike.setdefault((gradient.dtype, gradient.device, count, alone), []).append(name)
+    return [Cohort.of(names, plans, state, count) for (_, _, count, _), names in alike.items()]
 
 
 def join(states: Sequence[ParamState], key: str) -> Tensor:
     """One entry of several states, one behind the other, ``[all entries]``; they are views of it, now and later."""
     entries = [state[key] for state in states]
-    if len(entries) == 1:
-        return entries[0].view(-1)
     if (buffer := _buffer(entries)) is not None:
         return buffer
-    joined, at = torch.cat([entry.reshape(-1) for entry in entries]), 0
+    joined, at = torch.cat([entry.reshape(-1) for entry in entries]) if len(entries) > 1 else entries[0].reshape(-1), 0
     for state, entry in zip(states, entries, strict=True):
         state[key] = joined[at : at + entry.numel()].view(entry.shape)
         at += entry.numel()
@@ -130,16 +179,3 @@ def _buffer(entries: Sequence[Tensor]) -> Tensor | None:
             return None
         at += entry.numel()
     return base if at == base.numel() else None
-
-
-@functools.lru_cache(maxsize=256)
-def counts_of(counts: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:  # [tensor]
-    """Numbers of entries as a tensor; kept, since a GPU must not be waited for in every step."""
-    return torch.tensor(counts, dtype=dtype).to(device, non_blocking=True)
-
-
-@functools.lru_cache(maxsize=256)
-def _members(counts: tuple[int, ...], device: torch.device) -> Tensor:  # [all entries]
-    """Which of several tensors each entry of all belongs to."""
-    which = torch.repeat_interleave(torch.tensor(counts), output_size=sum(counts))
-    return which.to(device, non_blocking=True)

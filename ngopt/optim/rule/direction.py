@@ -3,9 +3,10 @@
 Gradients, and so all averages, are in units of the gradient's usual root mean square ``unit``. So neither the scale of
 the loss nor an outlier matters, and nothing overflows:
 
-    unit <- unit^.95 min(rms(g), spike * unit)^.05                           (the first time: rms(g))
+    unit <- unit^d min(rms(g), spike * unit)^(1-d)                           (the first time: rms(g))
     g    <- g / max(unit, rms(g) / spike)                                    so that rms(g) is at most spike
 
+The unit is renewed in each of the first ten steps, with ``d = .95``, and then in every tenth, with ``d = .95^10``.
 Averages of earlier steps are carried over to the new unit, but do not grow by that: where the unit falls faster than
 averages forget, as after an outlier in the very first step, they are cut. On these gradients, in the matrix view, with
 ``t`` from 1:
@@ -31,11 +32,12 @@ from torch import Tensor
 
 from ngopt.optim.rule.config import UpdateConfig
 from ngopt.optim.rule.eigenbasis import (
+    blocks,
     first_basis,
     gram,
     is_turn,
     neuron_order,
-    next_basis,
+    next_turn,
     rotate,
     rotate_back,
     split,
@@ -104,18 +106,26 @@ def factor_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.bfloat16 if dtype == torch.float32 else dtype
 
 
-def next_unit(size: Tensor, unit: Tensor, config: UpdateConfig) -> tuple[Tensor, Tensor, Tensor]:  # of like shape
+def next_unit(
+    size: Tensor, unit: Tensor, count: int, config: UpdateConfig
+) -> tuple[Tensor, Tensor, Tensor | float]:  # of like shape
     """The unit after one more gradient; a gradient of zeros says nothing about it.
 
     Args:
         size: Root mean square of the gradient.
-        unit: The unit so far; zero before the first gradient.
+        unit: The unit so far; zero before the first gradient that is not.
+        count: Number of this step of the parameter, from 1.
         config: Settings.
 
     Returns:
-        What to divide the gradient by; the new unit; what carries averages over to it, ``old / new``.
+        What to divide the gradient by; the new unit; what carries averages over to it, ``old / new``: the number one
+        where the unit stays.
     """
-    decay, floor = config.second_moment, LEAST_UNIT
+    floor, every = LEAST_UNIT, config.bases_every
+    if count > every and count % every:
+        new = torch.where(unit > 0, unit, size)
+        return torch.maximum(new, size / config.spike).clamp_min(floor), new, 1.0
+    decay = config.second_moment ** (1 if count <= every else every)
     seen = torch.minimum(size, config.spike * unit).clamp_min(floor)
     new = torch.exp(decay * torch.log(unit.clamp_min(floor)) + (1.0 - decay) * torch.log(seen))
     new = torch.where(size > 0, torch.where(unit > 0, new, size), unit)
@@ -123,16 +133,11 @@ def next_unit(size: Tensor, unit: Tensor, config: UpdateConfig) -> tuple[Tensor,
     return divisor, new, (unit / new.clamp_min(floor)).clamp_max(decay**-0.5)
 
 
-def average(old: Tensor, new: Tensor, decay: float, keep: Tensor) -> Tensor:
-    """Exponential moving average, where ``keep`` is ``decay`` times what carries the old value over to the new unit."""
-    return torch.add(old * keep, new, alpha=1.0 - decay)
-
-
 def accumulate(
     sides: tuple[Side, ...],
     weight: Callable[[], Tensor],
     gradient: Tensor,
-    carry: Tensor,
+    carry: Tensor | float,
     state: ParamState,
     count: int,
     config: UpdateConfig,
@@ -150,40 +155,54 @@ def accumulate(
         count: Number of this step of the parameter, from 1.
         config: Settings.
     """
-    new, momentum = {}, state["momentum"]
-    keep_squares = config.second_moment * carry.square()
+    new = first_bases(sides, weight, gradient.detach(), state, config) if count == 1 else {}
+    gradient, momentum = into_bases(sides, gradient, {**state, **new}), state["momentum"] * carry
     for side in sides:
-        factor, basis = _follow(side, weight, gradient.detach(), state, keep_squares, count, config)
-        if basis is not None:
-            momentum = turn(momentum, side, state[f"{side.name}_basis"], basis) if count > 1 else momentum
-            new[f"{side.name}_basis"] = basis
-        new[f"{side.name}_factor"] = factor
-    gradient = into_bases(sides, gradient, {**state, **new})
-    new["momentum"] = average(momentum, gradient, config.momentum, config.momentum * carry)
-    new["second_moment"] = average(state["second_moment"], gradient.square(), config.second_moment, keep_squares)
+        factor, turned = follow(side, weight, gradient.detach(), carry, {**state, **new}, count, config)
+        new |= factor
+        if turned is not None:
+            gradient, momentum = turn(gradient, side, turned), turn(momentum, side, turned)
+    new["momentum"] = torch.add(config.momentum * momentum, gradient, alpha=1.0 - config.momentum)
+    squares, decay = state["second_moment"] * carry**2, config.second_moment
+    new["second_moment"] = torch.add(decay * squares, gradient.square(), alpha=1.0 - decay)
     return gradient, new
 
 
 @torch.no_grad()
-def _follow(
+def first_bases(
+    sides: tuple[Side, ...], weight: Callable[[], Tensor], gradient: Tensor, state: ParamState, config: UpdateConfig
+) -> ParamState:
+    """The bases that the first gradient gives, in the matrix view."""
+    found = {}
+    for side in sides:
+        order = state.get(f"{side.name}_order")
+        ties = tie_break(weight(), side, order, config.tie_break)
+        found[f"{side.name}_basis"] = first_basis(gram(split(gradient, side, order)), ties)
+    return found
+
+
+@torch.no_grad()
+def follow(
     side: Side,
     weight: Callable[[], Tensor],
     gradient: Tensor,
+    carry: Tensor | float,
     state: ParamState,
-    keep: Tensor,
     count: int,
     config: UpdateConfig,
-) -> tuple[Tensor, Tensor | None]:
-    """Factor of one side after one more gradient, and its basis if that turns."""
-    order, factor = state.get(f"{side.name}_order"), state[f"{side.name}_factor"]
-    found = gram(split(gradient, side, order))
-    if count > 1:
-        found = average(factor.to(found.dtype), found, config.second_moment, keep)
-    factor = found.to(factor.dtype)
-    if count > 1 and not is_turn(count, side, config.bases_every):
-        return factor, None
-    ties = tie_break(weight(), side, order, config.tie_break)
-    return factor, first_basis(factor, ties) if count == 1 else next_basis(factor, ties, state[f"{side.name}_basis"])
+) -> tuple[ParamState, Tensor | None]:
+    """Factor of one side after one more gradient, given in the bases; in some steps a new basis, and how it turned."""
+    factor, basis = f"{side.name}_factor", f"{side.name}_basis"
+    old = state[factor].to(gradient.dtype) * carry**2 if count > 1 else None
+    found = gram(blocks(gradient, side), old, config.second_moment)
+    kept = found.to(state[factor].dtype)
+    if count == 1 or not is_turn(count, side, config.bases_every):
+        return {factor: kept}, None
+    ties = tie_break(weight(), side, state.get(f"{side.name}_order"), config.tie_break)
+    by = next_turn(kept, ties, state[basis])
+    found = by.mT @ kept.to(by.dtype) @ by
+    found.diagonal(dim1=-2, dim2=-1).clamp_(min=0.0)  # rounding leaves less than nothing where there was nothing
+    return {factor: found.to(kept.dtype), basis: state[basis] @ by}, by
 
 
 def into_bases(sides: tuple[Side, ...], x: Tensor, state: ParamState) -> Tensor:

@@ -1,16 +1,21 @@
 """Eigenbases of gradients, one per side of a matrix: where SOAP runs Adam. Pure functions; bases are constants.
 
-For one side of a gradient, unfolded to ``G [size, rest]``, with tie-breaking weights ``c > 0`` per neuron:
+For one side of a gradient, unfolded to ``G [size, rest]``, with tie-breaking weights ``c > 0`` per neuron, and ``R`` the
+gradient in the bases of all sides, unfolded likewise:
 
-    factor  L <- decay L + (1 - decay) G G^T                            (the first time: G G^T)
-    basis   Q <- eigenvectors of L~  at first, then  Q <- qr(L~ Q),     L~ = L / mean(diag L) + tie_break diag(c)
+    basis   Q = eigenvectors of  G G^T / mean(diag) + tie_break diag(c)                      (the first time)
+    factor  F <- decay F + (1 - decay) R R^T                                                 (the first time: R R^T)
+    turn    P = qr(F / mean(diag F) + tie_break Q^T diag(c) Q),   Q <- Q P,   F <- P^T F P   (in some steps)
 
-The second line is a step of orthogonal iteration, which costs far less than an eigendecomposition and follows it.
-The last term decides where gradients say nothing: with it the basis is unique up to signs, so that it moves with the
-neurons when these are permuted. Without it dead neurons or small batches would leave that to rounding.
+``F`` is SOAP's average of ``G G^T`` in coordinates of the basis. There it is nearly diagonal, with entries of all sizes,
+so that a number type with few digits says as much of small eigenvalues as of large ones; in coordinates of neurons,
+rounding the large ones would drown the small. A turn is a step of orthogonal iteration, which costs far less than an
+eigendecomposition and follows it. The term with ``c`` decides where gradients say nothing: with it the basis is unique up
+to signs, so that it moves with the neurons when these are permuted. Without it dead neurons or small batches would leave
+that to rounding.
 
 Source: Vyas et al. 2024, "SOAP: Improving and Stabilizing Shampoo using Adam", arXiv:2409.11321, algorithms 3 and 4.
-Factors of blocks of neurons, one factor for all taps of a kernel, and the tie-breaking term are ours.
+Factors in their own bases, factors of blocks of neurons, and the tie-breaking term are ours.
 """
 
 from __future__ import annotations
@@ -40,16 +45,24 @@ def split(
     return x.reshape(batch, before, side.blocks, side.size, after).transpose(1, 2)
 
 
-def gram(parts: Tensor) -> Tensor:  # [batch, block, before, size, after] -> [batch, block, size, size]
-    """``G G^T`` of each block."""
-    if parts.shape[2] == 1:
-        long = parts.squeeze(2)
-    elif parts.shape[4] == 1:
-        flat = parts.squeeze(4)  # [batch, block, before, size]
-        return flat.mT @ flat
+def gram(
+    parts: Tensor,  # [batch, block, before, size, after]
+    added_to: Tensor | None = None,  # [batch, block, size, size]
+    keep: float = 1.0,
+) -> Tensor:  # [batch, block, size, size]
+    """``G G^T`` of each block; or its part ``1 - keep`` of an average, beside ``keep`` times what is there."""
+    batch, block, before, size, after = parts.shape
+    if after == 1:
+        tall = parts.reshape(batch * block, before, size)
+        left, right = tall.mT, tall
     else:
-        long = parts.transpose(2, 3).flatten(3)
-    return long @ long.mT
+        wide = (parts.squeeze(2) if before == 1 else parts.transpose(2, 3)).reshape(batch * block, size, before * after)
+        left, right = wide, wide.mT
+    if added_to is None:
+        found = left @ right
+    else:
+        found = torch.baddbmm(added_to.flatten(0, 1), left, right, beta=keep, alpha=1.0 - keep)
+    return found.view(batch, block, size, size)
 
 
 def rotate(
@@ -74,7 +87,7 @@ def rotate_back(
     """Inverse of `rotate`."""
     shape = list(x.shape)
     batch, before, after = _around(x, side)
-    x = _apply(_blocks(x, side), basis).transpose(1, 2).reshape(batch, before, side.blocks * side.size, after)
+    x = _apply(blocks(x, side), basis).transpose(1, 2).reshape(batch, before, side.blocks * side.size, after)
     x = x[:, :, : side.length]
     if order is not None:
         x = torch.empty_like(x).scatter(2, order[:, None, :, None].expand_as(x), x)
@@ -95,7 +108,7 @@ def _apply(
     return (matrices @ long).reshape(batch, block, size, before, after).transpose(2, 3)
 
 
-def _blocks(x: Tensor, side: Side) -> Tensor:  # -> [batch, block, before, size, after]
+def blocks(x: Tensor, side: Side) -> Tensor:  # -> [batch, block, before, size, after]
     """A padded axis in its blocks."""
     batch, before, after = _around(x, side)
     return x.reshape(batch, before, side.blocks, side.size, after).transpose(1, 2)
@@ -109,12 +122,10 @@ def _around(x: Tensor, side: Side) -> tuple[int, int, int]:
 def turn(
     x: Tensor,  # [batch, row, col, tap], the axis padded to whole blocks
     side: Side,
-    old: Tensor,  # [batch, block, size, size]
-    new: Tensor,  # [batch, block, size, size]
+    by: Tensor,  # [batch, block, size, size]
 ) -> Tensor:
-    """Coordinates in a new basis of one side, from those in the old one."""
-    parts = _apply(_blocks(x, side), new.mT @ old)
-    return parts.transpose(1, 2).reshape(x.shape)
+    """Coordinates after the basis of one side has turned."""
+    return _apply(blocks(x, side), by.mT).transpose(1, 2).reshape(x.shape)
 
 
 def neuron_order(weight: Tensor, side: Side) -> Tensor:  # [batch, row, col, tap] -> [batch, length]
@@ -134,9 +145,9 @@ def first_basis(factor: Tensor, ties: Tensor) -> Tensor:  # [batch, block, size,
     return torch.linalg.eigh(_scaled(factor, ties.dtype) + torch.diag_embed(ties))[1].flip(-1)
 
 
-def next_basis(factor: Tensor, ties: Tensor, basis: Tensor) -> Tensor:
-    """The basis after one step of orthogonal iteration."""
-    return torch.linalg.qr(_scaled(factor, basis.dtype) @ basis + ties[..., None] * basis)[0]
+def next_turn(factor: Tensor, ties: Tensor, basis: Tensor) -> Tensor:
+    """One step of orthogonal iteration, in coordinates of the basis."""
+    return torch.linalg.qr(_scaled(factor, basis.dtype) + basis.mT @ (ties[..., None] * basis))[0]
 
 
 def is_turn(count: int, side: Side, every: int) -> bool:

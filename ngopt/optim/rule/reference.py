@@ -32,11 +32,14 @@ class Unit:
 
     value: float = 0.0
 
-    def see(self, gradient: Tensor) -> tuple[Tensor, float]:
+    def see(self, gradient: Tensor, t: int) -> tuple[Tensor, float]:
         """The gradient in the new unit, and what carries averages over to it."""
-        old, size = self.value, float(gradient.square().mean().sqrt())
-        self.value = size if old == 0 else old**0.95 * min(size, 10 * old) ** 0.05
-        return gradient / max(self.value, size / 10), min(old / self.value, 0.95**-0.5)
+        old, size, carry = self.value, float(gradient.square().mean().sqrt()), 1.0
+        if t <= 10 or t % 10 == 0:
+            decay = 0.95 if t <= 10 else 0.95**10
+            self.value = size if old == 0 else old**decay * min(size, 10 * old) ** (1 - decay)
+            carry = min(old / self.value, decay**-0.5)
+        return gradient / max(self.value, size / 10), carry
 
 
 @dataclass
@@ -82,7 +85,7 @@ class Matrix:
         """What to add to the matrix."""
         self.count += 1
         t = self.count
-        g, carry = self.unit.see(gradient)
+        g, carry = self.unit.see(gradient, t)
         self.left.follow(g, weight, carry, t)
         self.right.follow(g.T, weight.T, carry, t)
         left, right = self.left.vectors, self.right.vectors
@@ -114,7 +117,7 @@ class Vector:
         """What to add to the vector."""
         self.count += 1
         t = self.count
-        g, carry = self.unit.see(gradient)
+        g, carry = self.unit.see(gradient, t)
         self.m = 0.9 * carry * self.m + 0.1 * g
         self.v = 0.95 * carry**2 * self.v + 0.05 * g.square()
         direction = self.m / (1 - 0.9**t) / torch.sqrt(self.v / (1 - 0.95**t) + 9e-12)
