@@ -30,7 +30,6 @@ from ngopt.optim.attach.names import generated, is_generated, unique
 from ngopt.optim.attach.owner import listed, owners
 from ngopt.optim.finite import nonfinite
 from ngopt.optim.ranks import Ranks
-from ngopt.optim.rule.plan import plan_of
 from ngopt.optim.saving.checkpoint import DEFAULT_PRETRAINED, load_pretrained
 from ngopt.optim.saving.state import ENTRY, SHARED, Extra, fit_state, layout_of, pack_extra, restore
 from ngopt.optim.saving.validation import check_state_dict
@@ -372,9 +371,10 @@ class NGOptimizer(torch.optim.Optimizer):
         self._shares, self._off_graph = share_out(self.param_groups, self._graph, self._named, self._rule, strict)
         ids, config = {id(param) for param in also}, self._rule.config
         for share in self._shares:
+            plans = share.plans(self.state)
             for key, (_, param) in share.params.items():
                 if param.requires_grad or param in self.state or id(param) in ids:
-                    fresh = init_state(param, plan_of(share.graph, key, tuple(param.shape), config), config)
+                    fresh = init_state(param, plans[key], config)
                     self.state[param] = fit_state(self.state.get(param, {}), fresh)
         if self._listener is None:
             self._warn_off_graph()

@@ -13,7 +13,7 @@ from torch import Tensor
 from ngopt.graph.export import table
 from ngopt.optim.attach.match import Share
 from ngopt.optim.rule.controls import EXPONENT, LOG_GAIN
-from ngopt.optim.rule.plan import ParamPlan, plan_of
+from ngopt.optim.rule.plan import ParamPlan
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ def summarise(
     """
     found = []
     for share in shares:
+        plans = share.plans(state)
         for name, (index, param) in share.params.items():
-            plan = plan_of(share.graph, name, tuple(param.shape), share.rule.config)
-            row = _summarise_one(plan, param, state.get(param, {}), share, measured.get(name))
+            row = _summarise_one(plans[name], param, state.get(param, {}), share, measured.get(name))
             found.append((index, row))
     return [row for _, row in sorted(found, key=lambda entry: entry[0])]
 

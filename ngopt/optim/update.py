@@ -74,7 +74,7 @@ def update(
     """
     config = rule.config
     gradients = {name: g.to(state[name]["momentum"].dtype) for name, g in grads.items() if g is not None}
-    plans = plan_all(graph, gradients, config)
+    plans = plan_all(graph, state, {name: tuple(g.shape) for name, g in gradients.items()}, config)
     guard = guard_of(graph, weights, state, config)
     number = {name: (step if counts is None else counts[name]) + 1 for name in plans}
     new_state = dict(state)

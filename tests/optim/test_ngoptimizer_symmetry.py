@@ -13,7 +13,7 @@ import ngopt
 from ngopt.graph import Generator
 from ngopt.graph.capture import output_tensors
 from ngopt.optim.rule.direction import out_of_bases
-from ngopt.optim.rule.plan import plan_graph
+from ngopt.optim.rule.plan import plan_all
 from tests.optim.ngoptimizer_cases import batch, lively_rule, make_mlp, train
 from tests.zoo import MODELS, Case
 from tests.zoo.numerics import AllDouble, state_of
@@ -57,7 +57,8 @@ def run(
         block = blocks[name]
         for key, value in optimizer.state.get(param, {}).items():
             if key == "momentum":
-                plan, own = plan_graph(graph, optimizer.rule.config)[block.name], optimizer.state[param]
+                own, rule = optimizer.state[param], optimizer.rule.config
+                plan = plan_all(graph, {block.name: own}, {block.name: tuple(param.shape)}, rule)[block.name]
                 found.setdefault(key, {})[name] = plan.unview(out_of_bases(plan.sides, value, own), tuple(param.shape))
             elif key in ("step", "initial_rms", "guard", "unit", "controls"):  # however the neurons are arranged
                 found.setdefault(key, {})[f"{name}: {key}"] = value

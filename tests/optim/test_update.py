@@ -104,7 +104,7 @@ def test_in_place_equals_pure_for_large_parameters(case: str, trained: bool, mon
     rule = trained_rule() if trained else UpdateRule().double()
     w1, _ = last(run(model, x, graph, rule, 5, **OPTIONS))
     w2, _ = last(run(model, x, graph, rule, 5, in_place=True, **OPTIONS))
-    assert distance(w2, w1) < 1e-10
+    assert distance(w2, w1) < 1e-9
 
 
 # ---- invariances
@@ -120,7 +120,7 @@ def test_permute_then_step_equals_step_then_permute(case: str, trained: bool) ->
     moved = 0
     for generator in list(graph.generators())[::3]:
         permuted, _ = last(run(model, x, graph, rule, 3, lr=0.05, weights=generator.apply(start)))
-        assert distance(permuted, generator.apply(after)) < 1e-9
+        assert distance(permuted, generator.apply(after)) < 1e-7
         moved += 1
     assert moved > 0
 

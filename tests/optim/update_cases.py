@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import ngopt
-from ngopt.optim.rule.plan import plan_of
+from ngopt.optim.rule.plan import plan_new
 from ngopt.optim.update import ParamState, UpdateConfig, UpdateRule, init_state, update, update_
 
 CLASSES = 10
@@ -116,7 +116,7 @@ def fresh_state(
     weights: Mapping[str, Tensor], graph: ngopt.NeuralGraph | None, config: UpdateConfig
 ) -> dict[str, ParamState]:
     """The state before the first step."""
-    plans = {name: plan_of(graph, name, tuple(weight.shape), config) for name, weight in weights.items()}
+    plans = plan_new(graph, {name: tuple(weight.shape) for name, weight in weights.items()}, {}, config)
     return {name: init_state(weight, plans[name], config) for name, weight in weights.items()}
 
 

@@ -17,6 +17,7 @@ from ngopt.errors import GraphMismatchError
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
 from ngopt.optim.attach.names import unique
 from ngopt.optim.fast.stack import Cohorts
+from ngopt.optim.rule.plan import ParamPlan, plan_new
 from ngopt.optim.rule.update_rule import UpdateRule
 
 LISTED = 8  # names shown in a message before "and 123 more"
@@ -64,6 +65,20 @@ class Share:
     readable: dict[str, Tensor]  # every weight on this device's graph, to be updated or only read
     params: dict[str, tuple[int, Tensor]]  # weights to be updated: name on the graph -> (index of its group, tensor)
     cohorts: Cohorts = field(default_factory=Cohorts)  # how they are stepped together
+
+    def plans(self, state: Mapping[Tensor, Mapping[str, Tensor]]) -> dict[str, ParamPlan]:
+        """How each weight is stepped; what has begun goes on as it is.
+
+        Args:
+            state: Of an optimizer, by parameter.
+        """
+        shapes = {name: tuple(param.shape) for name, (_, param) in self.params.items()}
+        begun = {
+            name: state[param]
+            for name, (_, param) in self.params.items()
+            if "step" in state.get(param, {}) and bool(state[param]["step"])
+        }
+        return plan_new(self.graph, shapes, begun, self.rule.config)
 
 
 def share_out(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ngopt.graph.neural_graph import NeuralGraph
+from ngopt.optim.fast.stack import Cohort, Cohorts, join
 from ngopt.optim.rule.config import DEFAULT_LR, UpdateConfig
 from ngopt.optim.rule.controls import EXPONENT, FLOOR, LOG_GAIN
 from ngopt.optim.rule.direction import (
@@ -26,10 +27,9 @@ from ngopt.optim.rule.direction import (
 )
 from ngopt.optim.rule.eigenbasis import turn
 from ngopt.optim.rule.guard import guard_of
-from ngopt.optim.rule.plan import ParamPlan, option, plan_all
-from ngopt.optim.rule.update_rule import UpdateRule
+from ngopt.optim.rule.plan import ParamPlan, option
 from ngopt.optim.rule.schedule import Schedule, is_refresh
-from ngopt.optim.fast.stack import Cohort, Cohorts, join
+from ngopt.optim.rule.update_rule import UpdateRule
 
 
 @torch.no_grad()
@@ -55,8 +55,7 @@ def update_(
     gradients = {name: g.to(state[name]["momentum"].dtype) for name, g in grads.items() if g is not None}
     if not gradients:
         return
-    plans = plan_all(graph, gradients, config)
-    found = (cohorts or Cohorts()).of(plans, gradients, state, config)
+    found, plans = (cohorts or Cohorts()).of(graph, gradients, state, config)
     if any(cohort.count == 1 for cohort in found):
         guard = guard_of(graph, weights, state, config)
         for cohort in found:
@@ -181,7 +180,7 @@ def _scales(cohort: Cohort, plans: Mapping[str, ParamPlan], config: UpdateConfig
 
 
 def _parts(cohort: Cohort, joined: Tensor, *, back: bool = False) -> dict[str, Tensor]:
-    """Parts of what is joined by parameter: in the eigenbases, or ``back`` out of them; in the matrix view if there is."""
+    """Parts of what is joined, by parameter: in the eigenbases, or ``back`` out of them; in the matrix view if any."""
     parts: dict[str, Tensor] = {}
     for stack in cohort.stacks:
         own = joined[stack.place].view(stack.shape)

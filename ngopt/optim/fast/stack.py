@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.rule.config import UpdateConfig
 from ngopt.optim.rule.direction import ParamState
-from ngopt.optim.rule.plan import ParamPlan
+from ngopt.optim.rule.plan import ParamPlan, plan_all
 
 SMALL = 2**18  # parameters of at most so many entries are stacked
 SMALL_ON_GPU = 2**22  # where starting a kernel costs more than running it
@@ -131,19 +132,21 @@ class Cohorts:
 
     key: tuple = ()
     found: list[Cohort] = field(default_factory=list)
+    plans: dict[str, ParamPlan] = field(default_factory=dict)
 
     def of(
         self,
-        plans: Mapping[str, ParamPlan],
+        graph: NeuralGraph | None,
         gradients: Mapping[str, Tensor],
         state: Mapping[str, ParamState],
         config: UpdateConfig,
-    ) -> list[Cohort]:
-        """Of the parameters that have gradients now."""
-        key = (tuple(gradients), config)
+    ) -> tuple[list[Cohort], dict[str, ParamPlan]]:
+        """Of the parameters that have gradients now; and the plan of each."""
+        key = (id(graph), tuple(gradients), config)
         if key != self.key or not all(cohort.holds(state) for cohort in self.found):
-            self.key, self.found = key, _arrange(plans, gradients, state)
-        return self.found
+            self.plans = plan_all(graph, state, {name: tuple(g.shape) for name, g in gradients.items()}, config)
+            self.key, self.found = key, _arrange(self.plans, gradients, state)
+        return self.found, self.plans
 
 
 def _arrange(

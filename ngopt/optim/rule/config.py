@@ -23,8 +23,11 @@ class UpdateConfig:
         decay_power: The built-in schedule falls to zero like this power of what is left of the run.
         warmup_steps: Steps over which the built-in schedule rises to one.
         spike: A gradient counts with at most so many times its usual root mean square.
-        largest_side: Sides of matrices with more entries are split into blocks of at most so many,
-        small_side: and so are sides with more than this many entries, and more than the matrix has on all other sides.
+        state_floats: The state may hold so many numbers per parameter, in units of a float32,
+        small_state: and so many in all, where that is more. Bases are as large as this allows; see `plan`.
+        largest_joint: Most entries of a side that the columns and the taps of a convolution share.
+        largest_side: Sides with more entries are split into blocks of at most so many, if others do not have as many,
+        small_side: and where memory ends, so are sides with more than this many.
         bases_every: Bases follow the gradients in every so many steps.
         tie_break: Size of the term that decides on the basis where gradients do not, relative to their mean square.
         controls_every: What the rule says of each tensor is computed anew in every so many steps,
@@ -48,10 +51,13 @@ class UpdateConfig:
     decay_power: float = 1.0
     warmup_steps: int = 20
     spike: float = 10.0
+    state_floats: float = 5.0
+    small_state: int = 50_000
+    largest_joint: int = 512
     largest_side: int = 256
     small_side: int = 32
     bases_every: int = 10
-    tie_break: float = 1e-4
+    tie_break: float = 1e-5
     controls_every: int = 10
     dense_steps: int = 30
     encoder: str = "neuron_mp"
@@ -70,7 +76,7 @@ class UpdateConfig:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name}={getattr(self, name)!r} must lie in [0, 1).")
         for name in (
-            *("step_size", "vector_scale", "horizon_power", "decay_power", "tie_break"),
+            *("step_size", "vector_scale", "horizon_power", "decay_power", "tie_break", "state_floats"),
             *("gain_bound", "exponent_bound", "schedule_bound"),
         ):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0.0):
@@ -80,7 +86,8 @@ class UpdateConfig:
         if self.encoder not in ENCODERS:
             raise ValueError(f"encoder={self.encoder!r} must be one of {', '.join(ENCODERS)}.")
         for name, low in (
-            *(("warmup_steps", 0), ("largest_side", 1), ("small_side", 1), ("bases_every", 1)),
+            *(("warmup_steps", 0), ("largest_joint", 1), ("largest_side", 1), ("small_side", 1), ("bases_every", 1)),
+            ("small_state", 0),
             *(("controls_every", 1), ("dense_steps", 1), ("embedding", 1), ("message", 1), ("message_rounds", 0)),
         ):
             if getattr(self, name) < low:

@@ -84,10 +84,7 @@ def init_state(param: Tensor, plan: ParamPlan, config: UpdateConfig) -> ParamSta
     state = {"step": torch.zeros((), dtype=torch.float32), "initial_rms": rms(weight)}
     state |= {"guard": weight.new_zeros(()), "unit": weight.new_zeros(())}
     if plan.sides:
-        padded = list(plan.matrix_shape)
-        for side in plan.sides:
-            padded[side.axis] = side.blocks * side.size
-        state["momentum"], state["second_moment"] = weight.new_zeros(padded), weight.new_zeros(padded)
+        state["momentum"], state["second_moment"] = weight.new_zeros(plan.padded), weight.new_zeros(plan.padded)
     else:
         state["momentum"], state["second_moment"] = weight.new_zeros(weight.shape), weight.new_zeros(weight.shape)
     for side in plan.sides:

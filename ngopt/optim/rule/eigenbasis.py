@@ -1,18 +1,18 @@
 """Eigenbases of gradients, one per side of a matrix: where SOAP runs Adam. Pure functions; bases are constants.
 
-For one side of a gradient, unfolded to ``G [size, rest]``, with tie-breaking weights ``c > 0`` per neuron, and ``R`` the
-gradient in the bases of all sides, unfolded likewise:
+For one side of a gradient, unfolded to ``G [size, rest]``, with tie-breaking weights ``c > 0`` per neuron, and ``R``
+the gradient in the bases of all sides, unfolded likewise:
 
     basis   Q = eigenvectors of  G G^T / mean(diag) + tie_break diag(c)                      (the first time)
     factor  F <- decay F + (1 - decay) R R^T                                                 (the first time: R R^T)
     turn    P = qr(F / mean(diag F) + tie_break Q^T diag(c) Q),   Q <- Q P,   F <- P^T F P   (in some steps)
 
-``F`` is SOAP's average of ``G G^T`` in coordinates of the basis. There it is nearly diagonal, with entries of all sizes,
-so that a number type with few digits says as much of small eigenvalues as of large ones; in coordinates of neurons,
-rounding the large ones would drown the small. A turn is a step of orthogonal iteration, which costs far less than an
-eigendecomposition and follows it. The term with ``c`` decides where gradients say nothing: with it the basis is unique up
-to signs, so that it moves with the neurons when these are permuted. Without it dead neurons or small batches would leave
-that to rounding.
+``F`` is SOAP's average of ``G G^T`` in coordinates of the basis. There it is nearly diagonal, with entries of all
+sizes, so that a number type with few digits says as much of small eigenvalues as of large ones; in coordinates of
+neurons, rounding the large ones would drown the small. A turn is a step of orthogonal iteration, which costs far less
+than an eigendecomposition and follows it. The term with ``c`` decides where gradients say nothing: with it the basis is
+unique up to signs, so that it moves with the neurons when these are permuted. Without it dead neurons or small batches
+would leave that to rounding.
 
 Source: Vyas et al. 2024, "SOAP: Improving and Stabilizing Shampoo using Adam", arXiv:2409.11321, algorithms 3 and 4.
 Factors in their own bases, factors of blocks of neurons, and the tie-breaking term are ours.
@@ -72,6 +72,8 @@ def rotate(
     order: Tensor | None = None,  # [batch, length]
 ) -> Tensor:
     """Coordinates of ``x`` in the basis of one side, along that side's axis, which is padded to whole blocks."""
+    if side.blocks == 1:
+        return _whole(x, side, basis.squeeze(1), transposed=True)
     parts = _apply(split(x, side, order), basis.mT)
     shape = list(x.shape)
     shape[side.axis] = side.blocks * side.size
@@ -85,6 +87,8 @@ def rotate_back(
     order: Tensor | None = None,  # [batch, length]
 ) -> Tensor:  # [batch, row, col, tap]
     """Inverse of `rotate`."""
+    if side.blocks == 1:
+        return _whole(x, side, basis.squeeze(1))
     shape = list(x.shape)
     batch, before, after = _around(x, side)
     x = _apply(blocks(x, side), basis).transpose(1, 2).reshape(batch, before, side.blocks * side.size, after)
@@ -95,14 +99,23 @@ def rotate_back(
     return x.reshape(shape)
 
 
+def _whole(x: Tensor, side: Side, matrices: Tensor, *, transposed: bool = False) -> Tensor:  # [batch, size, size]
+    """Each matrix applied along a side that is one block: what most sides are, in the fewest operations."""
+    batch, before, after = _around(x, side)
+    if before == 1:
+        found = torch.bmm(matrices.mT if transposed else matrices, x.reshape(batch, side.size, after))
+    elif after == 1:
+        found = torch.bmm(x.reshape(batch, before, side.size), matrices if transposed else matrices.mT)
+    else:
+        found = (matrices.mT if transposed else matrices).unsqueeze(1) @ x.reshape(batch, before, side.size, after)
+    return found.view(x.shape)
+
+
 def _apply(
-    parts: Tensor, matrices: Tensor
-) -> Tensor:  # [batch, block, before, size, after], [batch, block, size, size]
+    parts: Tensor,  # [batch, block, before, size, after]
+    matrices: Tensor,  # [batch, block, size, size]
+) -> Tensor:
     """Each block's matrix applied along the axis of its size."""
-    if parts.shape[2] == 1:
-        return (matrices @ parts.squeeze(2)).unsqueeze(2)
-    if parts.shape[4] == 1:
-        return (parts.squeeze(4) @ matrices.mT).unsqueeze(4)
     batch, block, before, size, after = parts.shape
     long = parts.transpose(2, 3).reshape(batch, block, size, before * after)
     return (matrices @ long).reshape(batch, block, size, before, after).transpose(2, 3)
@@ -125,6 +138,8 @@ def turn(
     by: Tensor,  # [batch, block, size, size]
 ) -> Tensor:
     """Coordinates after the basis of one side has turned."""
+    if side.blocks == 1:
+        return _whole(x, side, by.squeeze(1), transposed=True)
     return _apply(blocks(x, side), by.mT).transpose(1, 2).reshape(x.shape)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.rule.config import UpdateConfig
 from ngopt.optim.rule.direction import ParamState
-from ngopt.optim.rule.plan import plan_of
+from ngopt.optim.rule.plan import forms_of
 
 LEAST = 0.125
 SILENT = 1e-3  # sizes of at most so much are those of zeros
@@ -30,8 +30,8 @@ def guard_of(
     """The factor, from all matrices that have a state; one without any."""
     sizes = []
     for name, own in state.items():
-        plan = plan_of(graph, name, tuple(weights[name].shape), config)
-        if plan.sides:
+        plan = forms_of(graph, name, tuple(weights[name].shape), config)[0]
+        if plan.sides and plan.is_matrix:
             sizes.append(own["initial_rms"] * math.sqrt(plan.fan_in))
     if not sizes:
         return torch.ones(())

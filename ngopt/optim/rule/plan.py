@@ -1,4 +1,11 @@
-"""How each parameter is stepped, decided once from its place on the graph, its shape and the settings."""
+"""How each parameter is stepped, decided once from its place on the graph, its shape and the settings.
+
+A matrix can have eigenbases of several forms: one for all that its rows read, taps of a convolution included, which
+trains in the fewest steps; one for its columns and one for its taps; or several for blocks of neurons. The first costs
+the square of what rows read in memory. `choose` gives the best forms to the matrices that need least for it, until the
+state holds as many numbers per parameter as the settings allow. The form of a parameter never changes: it can be read
+off its state.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +58,7 @@ class ParamPlan:
     Attributes:
         name: Its name.
         block: Where it lies on the graph; None if it does not.
-        matrix_shape: ``[group, row, col, tap]`` as in `ParamBlock`.
+        matrix_shape: ``[group, row, col, tap]`` as it is stepped: as in `ParamBlock`, or with taps among the columns.
         role: As in `ParamBlock`; ``"weight"`` or ``"vector"`` for a parameter on no graph.
         sides: The axes with an eigenbasis; none for parameters that are stepped entry by entry, as by Adam.
         is_matrix: Whether its step has the scale of a matrix, ``1 / sqrt(fan_in)``.
@@ -73,6 +80,35 @@ class ParamPlan:
         """Entries that each row reads."""
         return max(1, self.matrix_shape[2] * self.matrix_shape[3])
 
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """The matrix shape with axes padded to whole blocks."""
+        padded = list(self.matrix_shape)
+        for side in self.sides:
+            padded[side.axis] = side.blocks * side.size
+        return tuple(padded)
+
+    @property
+    def floats(self) -> float:
+        """Size of its state in float32 numbers: averages, bases, and factors, which are bfloat16."""
+        bases = sum(side.blocks * side.size**2 for side in self.sides)
+        return 2 * math.prod(self.padded) + 1.5 * self.matrix_shape[0] * bases
+
+    def fits(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether a state is one of this plan."""
+        shape = (self.matrix_shape[0],)
+        if sum(key.endswith("_basis") for key in state) != len(self.sides):
+            return False
+        return not self.sides or (
+            tuple(state["momentum"].shape) == self.padded
+            and all(
+                f"{side.name}_basis" in state
+                and tuple(state[f"{side.name}_basis"].shape) == (*shape, side.blocks, side.size, side.size)
+                and (f"{side.name}_order" in state) == side.ordered
+                for side in self.sides
+            )
+        )
+
     def scale(self, config: UpdateConfig, initial_rms: Tensor | float) -> Tensor | float:
         """Factor on its step.
 
@@ -83,6 +119,8 @@ class ParamPlan:
         """
         if self.is_matrix:
             return 1.0 / math.sqrt(self.fan_in)
+        if self.sides:  # a table of vectors
+            return 1.0 / math.sqrt(self.matrix_shape[1])
         if self.role not in RELATIVE_ROLES:
             return config.vector_scale
         least, most = config.vector_scale, max(1.0, config.vector_scale)
@@ -94,30 +132,30 @@ class ParamPlan:
             return tensor
         if self.plain or self.block is None:
             return tensor.reshape(self.matrix_shape)
-        return self.block.to_matrix(tensor)
+        return self.block.to_matrix(tensor).reshape(self.matrix_shape)
 
     def unview(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Inverse of `view`."""
         if not self.sides or self.plain or self.block is None:
             return tensor.reshape(shape)
-        return self.block.from_matrix(tensor)
+        return self.block.from_matrix(tensor.reshape(self.block.matrix_shape))
 
 
 _forms: dict[tuple, int] = {}
 
 
-def plan_param(
+def forms_of_param(
     name: str,
     shape: tuple[int, ...],
     block: ParamBlock | None,
     config: UpdateConfig,
     fixed: tuple[bool, bool] = (False, False),
-) -> ParamPlan:
-    """Decide how a parameter is stepped.
+) -> tuple[ParamPlan, ...]:
+    """The ways in which a parameter can be stepped, the best first.
 
-    Matrices take the direction of SOAP (`ngopt.optim.rule.direction`). Vectors, embeddings, tables, and matrices with
-    one row or column take that of Adam. A parameter on no graph is judged by its shape: the first axis is taken for
-    the outputs.
+    Matrices take the direction of SOAP (`ngopt.optim.rule.direction`), and so do tables of learned vectors, one for
+    each position. Other vectors, embeddings, and matrices with one row or column take that of Adam. A parameter on no
+    graph is judged by its shape: the first axis is taken for the outputs.
 
     Args:
         name: Of the parameter.
@@ -133,67 +171,138 @@ def plan_param(
         rows, *reads = shape or (1,)
         is_matrix, role = bool(reads), "weight" if reads else "vector"
         matrix_shape = (1, rows, reads[0], math.prod(reads[1:])) if reads else (1, rows, 1, 1)
-    sides = _sides(matrix_shape, (*fixed, True), config) if is_matrix else ()
-    return ParamPlan(
-        name=name,
-        block=block,
-        matrix_shape=matrix_shape,
-        role=role,
-        sides=sides,
-        is_matrix=is_matrix,
-        plain=block is None or block.perm == tuple(range(len(block.perm))),
-        form=_forms.setdefault((matrix_shape, sides), len(_forms)),
+    group, row, col, tap = matrix_shape
+    forms: dict[tuple, tuple[Side, ...]] = {}
+    if (is_matrix or role == "table") and min(row, col * tap) > 1:
+        joint = (group, row, col * tap, 1)
+        if col * tap <= config.largest_joint or tap == 1:
+            forms[joint, "whole"] = _sides(joint, (*fixed, True), config.largest_side, config.largest_side)
+        forms[matrix_shape, "whole"] = _sides(matrix_shape, (*fixed, True), config.largest_side, config.largest_side)
+        forms[matrix_shape, "blocks"] = _sides(matrix_shape, (*fixed, True), config.small_side, config.largest_side)
+    plain = block is None or block.perm == tuple(range(len(block.perm)))
+    return tuple(
+        ParamPlan(
+            name=name,
+            block=block,
+            matrix_shape=form,
+            role=role,
+            sides=sides,
+            is_matrix=is_matrix,
+            plain=plain,
+            form=_forms.setdefault((form, sides), len(_forms)),
+        )
+        for (form, _), sides in (forms or {(matrix_shape, ""): ()}).items()
     )
 
 
-def _sides(matrix_shape: tuple[int, int, int, int], fixed: tuple[bool, ...], config: UpdateConfig) -> tuple[Side, ...]:
-    """Axes with a basis: those with more than one entry. A matrix with one row, or that reads one number, has none."""
-    _, row, col, tap = matrix_shape
-    if min(row, col * tap) < 2:
-        return ()
-    sizes, sides = (row, col, tap), []
+def _sides(
+    matrix_shape: tuple[int, int, int, int], fixed: tuple[bool, ...], small: int, large: int
+) -> tuple[Side, ...]:
+    """Axes with a basis: those with more than one entry.
+
+    Args:
+        matrix_shape: ``[group, row, col, tap]``.
+        fixed: Whether each axis after the first has an order that means something.
+        small: Sides of up to so many entries are whole; larger ones are cut to what the matrix has on all other sides,
+        large: and to this.
+    """
+    sizes, sides = matrix_shape[1:], []
     for k, size in enumerate(sizes):
         if size > 1:
             others = math.prod(sizes) // size
-            most = min(config.largest_side, max(config.small_side, others))
-            blocks = -(-size // most)
+            blocks = -(-size // (size if size <= small else min(large, max(small, others))))
             sides.append(Side(k + 1, size, blocks, -(-size // blocks), blocks > 1 and not fixed[k]))
     return tuple(sides)
 
 
-_cache: dict[tuple[int, UpdateConfig], dict[str, ParamPlan]] = {}
+def choose(forms: Mapping[str, tuple[ParamPlan, ...]], config: UpdateConfig) -> dict[str, ParamPlan]:
+    """One form for each of some parameters, so that the state of all of them has its share of memory at most."""
+    chosen = {name: own[-1] for name, own in forms.items()}
+    entries = sum(math.prod(plan.matrix_shape) for plan in chosen.values())
+    left = max(config.state_floats * entries, config.small_state) - sum(plan.floats for plan in chosen.values())
+    better = [(plan.floats - own[-1].floats, -k, name) for name, own in forms.items() for k, plan in enumerate(own)]
+    for _, k, name in sorted(better):
+        plan = forms[name][-k]
+        extra = plan.floats - chosen[name].floats
+        if extra <= max(0.0, left):
+            chosen[name], left = plan, left - extra
+    return chosen
 
 
-def plan_graph(graph: NeuralGraph | None, config: UpdateConfig) -> dict[str, ParamPlan]:
-    """Plans of all blocks of a graph; made once and kept as long as the graph lives."""
-    if graph is None:
-        return {}
+Forms = dict[str, tuple[ParamPlan, ...]]
+_cache: dict[tuple[int, UpdateConfig], tuple[Forms, dict[str, ParamPlan]]] = {}
+
+
+def _on_graph(
+    graph: NeuralGraph, config: UpdateConfig
+) -> tuple[dict[str, tuple[ParamPlan, ...]], dict[str, ParamPlan]]:
+    """Forms, and a choice of forms, of all blocks of a graph; made once and kept as long as the graph lives."""
     key = (id(graph), config)
     if key not in _cache:
         known = structure(graph)
-        _cache[key] = {
-            b.name: plan_param(b.name, b.shape, b, config, (b.name in known.outputs, b.name in known.inputs))
+        forms = {
+            b.name: forms_of_param(b.name, b.shape, b, config, (b.name in known.outputs, b.name in known.inputs))
             for b in graph.blocks
         }
+        _cache[key] = forms, choose(forms, config)
         weakref.finalize(graph, _cache.pop, key, None)
     return _cache[key]
 
 
 @functools.lru_cache(maxsize=65536)
-def plan_off_graph(name: str, shape: tuple[int, ...], config: UpdateConfig) -> ParamPlan:
-    """Plan of a parameter on no graph."""
-    return plan_param(name, shape, None, config)
+def _off_graph(name: str, shape: tuple[int, ...], config: UpdateConfig) -> tuple[ParamPlan, ...]:
+    """Forms of a parameter on no graph."""
+    return forms_of_param(name, shape, None, config)
 
 
-def plan_of(graph: NeuralGraph | None, name: str, shape: tuple[int, ...], config: UpdateConfig) -> ParamPlan:
-    """Plan of one parameter."""
-    return plan_graph(graph, config).get(name) or plan_off_graph(name, shape, config)
+def forms_of(
+    graph: NeuralGraph | None, name: str, shape: tuple[int, ...], config: UpdateConfig
+) -> tuple[ParamPlan, ...]:
+    """The ways in which a parameter can be stepped, the best first."""
+    on_graph = _on_graph(graph, config)[0] if graph is not None else {}
+    return on_graph.get(name) or _off_graph(name, shape, config)
 
 
-def plan_all(graph: NeuralGraph | None, grads: Mapping[str, Tensor], config: UpdateConfig) -> dict[str, ParamPlan]:
-    """Plans of all parameters that have a gradient."""
-    on_graph = plan_graph(graph, config)
-    return {name: on_graph.get(name) or plan_off_graph(name, tuple(g.shape), config) for name, g in grads.items()}
+def plan_graph(graph: NeuralGraph, config: UpdateConfig) -> dict[str, ParamPlan]:
+    """Plans of all blocks of a graph."""
+    return _on_graph(graph, config)[1]
+
+
+def plan_new(
+    graph: NeuralGraph | None,
+    shapes: Mapping[str, tuple[int, ...]],
+    state: Mapping[str, Mapping[str, Tensor]],
+    config: UpdateConfig,
+) -> dict[str, ParamPlan]:
+    """Plans of parameters of which some have a state already, whose form stays.
+
+    Args:
+        graph: Of the network, or None.
+        shapes: Of the parameters.
+        state: Of some of them.
+        config: Settings of the rule.
+    """
+    forms = {name: forms_of(graph, name, shape, config) for name, shape in shapes.items()}
+    for name, own in state.items():
+        forms[name] = tuple(plan for plan in forms[name] if own and plan.fits(own)) or forms[name]
+    return choose(forms, config)
+
+
+def plan_all(
+    graph: NeuralGraph | None, state: Mapping[str, Mapping[str, Tensor]], shapes: Mapping[str, tuple[int, ...]], config
+) -> dict[str, ParamPlan]:
+    """Plans of parameters with a state, read off it.
+
+    Raises:
+        ValueError: A state is of no form that its parameter can have.
+    """
+    plans = {}
+    for name, shape in shapes.items():
+        found = next((p for p in forms_of(graph, name, shape, config) if p.fits(state[name])), None)
+        if found is None:
+            raise ValueError(f"The state of {name} {tuple(shape)} is that of another parameter, or of another graph.")
+        plans[name] = found
+    return plans
 
 
 def option(value: float | Mapping[str, float], name: str) -> float:

@@ -53,7 +53,7 @@ class Basis:
         """After one more gradient."""
         self.factor = g @ g.T if t == 1 else 0.95 * carry**2 * self.factor + 0.05 * g @ g.T
         squares = weight.square().sum(1)
-        ties = 1e-4 * (1 + squares / squares.mean())
+        ties = 1e-5 * (1 + squares / squares.mean())
         target = self.factor / self.factor.diagonal().mean() + torch.diag(ties)
         if t == 1:
             self.vectors = torch.linalg.eigh(target)[1].flip(-1)

@@ -83,7 +83,7 @@ class UpdateRule(nn.Module):
             if (name := block.name) in plans:
                 sides, own = plans[name].sides, state[name]
                 seen = (out_of_bases(sides, x.detach(), own) for x in (grads[name], own["momentum"]))
-                averages = (x if sides else block.to_matrix(x) for x in seen)
+                averages = (x.reshape(block.matrix_shape) if sides else block.to_matrix(x) for x in seen)
                 read[name] = (block.to_matrix(weights[name].detach()), *averages)
             elif name in weights:
                 read[name] = (block.to_matrix(weights[name].detach()), None, None)
