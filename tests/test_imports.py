@@ -18,7 +18,7 @@ MAY_IMPORT = {  # package: what it may import of this repository, besides itself
     "ngopt/optim": BASE | {"ngopt.graph", "ngopt.encoder", "ngopt.pretrained"},
     "ngopt/optim/rule": BASE | {"ngopt.graph", "ngopt.encoder"},
     "ngopt/optim/fast": BASE | {"ngopt.graph", "ngopt.encoder", "ngopt.optim.rule"},
-    "ngopt/optim/attach": BASE | {"ngopt.graph", "ngopt.optim.rule"},
+    "ngopt/optim/attach": BASE | {"ngopt.graph", "ngopt.optim.rule", "ngopt.optim.fast"},
     "ngopt/optim/saving": BASE | {"ngopt.optim.rule", "ngopt.optim.attach"},
     "ngopt": {"ngopt"},
     "meta_train": {"ngopt"},

@@ -189,7 +189,7 @@ def test_scaling_the_loss_changes_nothing(way: str) -> None:
     train(model, optimizer, range(12), dtype=torch.float64)
     train(twin, other, range(12), scale=2.0**12, dtype=torch.float64)
     for name, value in model.state_dict().items():
-        torch.testing.assert_close(twin.state_dict()[name], value, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(twin.state_dict()[name], value, rtol=1e-7, atol=1e-8)
 
 
 @build_every_way
@@ -494,7 +494,7 @@ def test_devices_get_a_share_each() -> None:
         ["0.bias", "0.weight"],
         ["2.bias", "2.weight"],
     ]
-    assert {value.device.type for value in shares[1].rule.parameters()} == {"meta"}
+    assert {value.device.type for value in shares[1].rule.heads.parameters()} == {"meta"}
 
 
 def test_moving_the_model_after_building_the_optimizer() -> None:

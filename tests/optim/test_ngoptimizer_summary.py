@@ -154,10 +154,10 @@ VIEWS = {
         convolutions,
         IMAGE,
         {
-            "0.weight": ("weight", (1, 8, 3, 9), "row col tap"),
-            "2.weight": ("weight", (1, 8, 1, 9), "row tap"),  # depthwise: a channel reads itself only
-            "4.weight": ("weight", (2, 6, 4, 9), "row col tap"),  # grouped: a matrix for each group
-            "6.weight": ("weight", (1, 6, 12, 4), "row col tap"),  # transposed: stored in-first
+            "0.weight": ("weight", (1, 8, 27, 1), "row col"),
+            "2.weight": ("weight", (1, 8, 9, 1), "row col"),  # depthwise: a channel reads itself only
+            "4.weight": ("weight", (2, 6, 36, 1), "row col"),  # grouped: a matrix for each group
+            "6.weight": ("weight", (1, 6, 48, 1), "row col"),  # transposed: stored in-first
             "10.weight": ("weight", (1, 2, 6, 1), "row col"),
         },
     ),

@@ -162,3 +162,8 @@ def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 def flat(state: Mapping[str, ParamState]) -> Weights:
     """A state as one table."""
     return {f"{name}/{key}": value for name, entries in state.items() for key, value in entries.items()}
+
+
+def unsigned(state: Mapping[str, ParamState]) -> Weights:
+    """The same without signs, which eigenvectors leave free."""
+    return {key: value.abs() for key, value in flat(state).items()}

@@ -24,7 +24,10 @@ def labels_in(args: Any) -> list[Label]:
     return [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Label)]
 
 
-@rule(aten.clone, aten._to_copy, aten.native_dropout, aten.dropout, aten.contiguous, aten.lift_fresh_copy)
+@rule(
+    *(aten.clone, aten._to_copy, aten.native_dropout, aten.dropout, aten.contiguous, aten.lift_fresh_copy),
+    aten.leaky_relu,  # not tagged as pointwise before torch 2.13
+)
 def pointwise(tracer: Tracer, *args: Any, **kwargs: Any) -> list[Label] | Label:
     """Entry by entry, ``y[p] = f(x1[p], x2[p], ...)``: a permutation of all inputs permutes the output alike."""
     inputs = labels_in((args, kwargs))

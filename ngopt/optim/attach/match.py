@@ -155,8 +155,10 @@ def share_out(
 
 def _moved(rule: UpdateRule, device: torch.device) -> UpdateRule:
     """A copy on a device, but for the schedule: it is a number that the host asks for, and must not wait for a GPU."""
-    moved = copy.deepcopy(rule).to(device)
-    moved.schedule.to("cpu")
+    moved = copy.deepcopy(rule)
+    for name, part in moved.named_children():
+        if name != "schedule":
+            part.to(device)
     return moved
 
 

@@ -196,9 +196,10 @@ def follow(
     if count == 1 or not is_turn(count, side, config.bases_every):
         return {factor: kept}, None
     ties = tie_break(weight(), side, state.get(f"{side.name}_order"), config.tie_break)
-    by = next_turn(kept, ties, state[basis])
+    by = next_turn(kept, ties, state[basis], whole=count < config.bases_every)
     found = by.mT @ kept.to(by.dtype) @ by
-    found.diagonal(dim1=-2, dim2=-1).clamp_(min=0.0)  # rounding leaves less than nothing where there was nothing
+    below = found.diagonal(dim1=-2, dim2=-1).clamp(max=0.0)  # rounding leaves less than nothing where there was nothing
+    found = found - torch.diag_embed(below)
     return {factor: found.to(kept.dtype), basis: state[basis] @ by}, by
 
 

@@ -7,12 +7,12 @@ the gradient in the bases of all sides, unfolded likewise:
     factor  F <- decay F + (1 - decay) R R^T                                                 (the first time: R R^T)
     turn    P = qr(F / mean(diag F) + tie_break Q^T diag(c) Q),   Q <- Q P,   F <- P^T F P   (in some steps)
 
-``F`` is SOAP's average of ``G G^T`` in coordinates of the basis. There it is nearly diagonal, with entries of all
-sizes, so that a number type with few digits says as much of small eigenvalues as of large ones; in coordinates of
-neurons, rounding the large ones would drown the small. A turn is a step of orthogonal iteration, which costs far less
-than an eigendecomposition and follows it. The term with ``c`` decides where gradients say nothing: with it the basis is
-unique up to signs, so that it moves with the neurons when these are permuted. Without it dead neurons or small batches
-would leave that to rounding.
+In the first ten steps ``P`` holds eigenvectors, too. ``F`` is SOAP's average of ``G G^T`` in coordinates of the basis.
+There it is nearly diagonal, with entries of all sizes, so that a number type with few digits says as much of small
+eigenvalues as of large ones; in coordinates of neurons, rounding the large ones would drown the small. A turn is a step
+of orthogonal iteration, which costs far less than an eigendecomposition and follows it. The term with ``c`` decides
+where gradients say nothing: with it the basis is unique up to signs, so that it moves with the neurons when these are
+permuted. Without it dead neurons or small batches would leave that to rounding.
 
 Source: Vyas et al. 2024, "SOAP: Improving and Stabilizing Shampoo using Adam", arXiv:2409.11321, algorithms 3 and 4.
 Factors in their own bases, factors of blocks of neurons, and the tie-breaking term are ours.
@@ -160,9 +160,13 @@ def first_basis(factor: Tensor, ties: Tensor) -> Tensor:  # [batch, block, size,
     return torch.linalg.eigh(_scaled(factor, ties.dtype) + torch.diag_embed(ties))[1].flip(-1)
 
 
-def next_turn(factor: Tensor, ties: Tensor, basis: Tensor) -> Tensor:
-    """One step of orthogonal iteration, in coordinates of the basis."""
-    return torch.linalg.qr(_scaled(factor, basis.dtype) + basis.mT @ (ties[..., None] * basis))[0]
+def next_turn(factor: Tensor, ties: Tensor, basis: Tensor, *, whole: bool) -> Tensor:
+    """How the basis turns, in its own coordinates: to eigenvectors (``whole``), or one orthogonal iteration to them.
+
+    Where the first few gradients leave directions out, an iteration would amplify what rounding makes of these.
+    """
+    target = _scaled(factor, basis.dtype) + basis.mT @ (ties[..., None] * basis)
+    return torch.linalg.eigh(target)[1].flip(-1) if whole else torch.linalg.qr(target)[0]
 
 
 def is_turn(count: int, side: Side, every: int) -> bool:

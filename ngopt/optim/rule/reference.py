@@ -55,9 +55,9 @@ class Basis:
         squares = weight.square().sum(1)
         ties = 1e-5 * (1 + squares / squares.mean())
         target = self.factor / self.factor.diagonal().mean() + torch.diag(ties)
-        if t == 1:
+        if t == 1 or (t < 10 and t % 2 == 0):
             self.vectors = torch.linalg.eigh(target)[1].flip(-1)
-        elif t % 2 == 0 if t < 10 else (t + len(target)) % 10 == 0:
+        elif t >= 10 and (t + len(target)) % 10 == 0:
             self.vectors = torch.linalg.qr(target @ self.vectors)[0]
 
 
