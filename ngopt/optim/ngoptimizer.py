@@ -406,6 +406,9 @@ class NGOptimizer(torch.optim.Optimizer):
     def _listen(self, *, stepping: bool = False) -> None:
         """Trace what has run by now."""
         if self._listener is not None:
+            if stepping and not self.param_groups[0]["step"]:
+                self.state.clear()  # made anew by the first step, and not needed beside what tracing takes
+                self._shares = None
             self._listener.settle(stepping=stepping)
             if not self._listener.listening:
                 self._listener = None
