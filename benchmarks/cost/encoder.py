@@ -14,9 +14,7 @@ On CUDA it is what the allocator counts.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -31,6 +29,7 @@ from benchmarks.common.pages import fill_pages
 from benchmarks.common.results import RESULTS, new_results, read_results, write_results
 from benchmarks.cost.encoder_networks import Batch, cnns, inrs, mixture
 from benchmarks.cost.encoder_pairs import PairReader
+from benchmarks.cost.memory import environment, growth
 from benchmarks.cost.stopwatch import Stopwatch
 from ngopt.command import run_command
 from ngopt.encoder import Metanetwork, metanetwork
@@ -130,9 +129,7 @@ def settings(batch: Batch) -> list[tuple[str, bool]]:
 
 def _peaks(name: str, device: str) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.cost.encoder", "--memory-of", name, "--device", device]
-    # glibc: tensors get mappings of their own, which go back to the system when they are freed.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment()).stdout
     return json.loads(out.splitlines()[-1])
 
 
@@ -146,29 +143,8 @@ def peak_memory(name: str, device: str) -> dict[str, float]:
                 for run in work(reader(path, model, one), model, 1).values():
                     run()
             for what, run in work(reader(path, model, batch), model, len(batch)).items():
-                found[f"{encoder} {ordered} {path} {what}"] = round(_peak(run, device), 2)
+                found[f"{encoder} {ordered} {path} {what}"] = round(growth(run, device), 2)
     return found
-
-
-def _peak(run: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    if sys.platform != "linux":
-        raise RuntimeError("peak memory on a CPU is read from Linux's /proc: use --no-memory elsewhere")
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is resident now
-    before = _resident("VmRSS")
-    run()
-    return _resident("VmHWM") - before
-
-
-def _resident(key: str) -> float:  # MiB
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 2**10
 
 
 def threshold(

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 import ngopt
 from benchmarks.cost import encoder as encoder_cost
-from benchmarks.cost.encoder import PAIRS, PYG, STACKS, _peak, main, table
+from benchmarks.cost.encoder import PAIRS, PYG, STACKS, main, table
 from benchmarks.cost.encoder_networks import Batch, mixture
 from benchmarks.cost.encoder_pairs import PairReader
+from benchmarks.cost.memory import growth
 from benchmarks.inr_data.siren import Siren
 from ngopt.encoder import Metanetwork, metanetwork
 from ngopt.encoder.layout import alike
@@ -128,9 +129,9 @@ def test_peak_memory_counts_what_is_held_at_once() -> None:
         kept = torch.ones(size)
         kept + kept
 
-    _peak(one, "cpu")
-    assert 60 < _peak(one, "cpu") < 80
-    assert 124 < _peak(both, "cpu") < 150
+    growth(one, "cpu")
+    assert 60 < growth(one, "cpu") < 80
+    assert 124 < growth(both, "cpu") < 150
 
 
 def test_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

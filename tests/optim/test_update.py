@@ -97,10 +97,13 @@ def test_in_place_equals_pure(case: str, trained: bool, with_graph: bool) -> Non
         assert distance(unsigned(s2), unsigned(s1)) < 100 * tolerance
 
 
+@pytest.mark.parametrize("limit", ["SMALL", "MOST"])
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("case", CASES)
-def test_in_place_equals_pure_for_large_parameters(case: str, trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ngopt.optim.fast.stack.SMALL", 0)
+def test_in_place_equals_pure_for_large_parameters(
+    case: str, trained: bool, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"ngopt.optim.fast.stack.{limit}", {"SMALL": 0, "MOST": 60}[limit])
     model, x, graph = make(case)
     rule = trained_rule() if trained else UpdateRule().double()
     w1, _ = last(run(model, x, graph, rule, 5, **OPTIONS))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -61,8 +61,9 @@ def update_(
         for cohort in found:
             if cohort.count == 1:
                 join(cohort.states, "guard").copy_(guard)
-    turned = [_accumulate_(cohort, gradients, weights, config) for cohort in found]
+    turned: Iterable[Tensor] = (_accumulate_(cohort, gradients, weights, config) for cohort in found)  # one by one
     if graph is not None and not neutral and is_refresh(step, config):
+        turned = list(turned)
         seen = {name: x for cohort, own in zip(found, turned, strict=True) for name, x in _parts(cohort, own).items()}
         for name, said in rule.controls(graph, plans, weights, seen, state, step, total_steps).items():
             state[name]["controls"].copy_(said)

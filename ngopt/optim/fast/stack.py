@@ -21,6 +21,7 @@ from ngopt.optim.rule.plan import ParamPlan, plan_all
 
 SMALL = 2**18  # parameters of at most so many entries are stacked
 SMALL_ON_GPU = 2**22  # where starting a kernel costs more than running it
+MOST = 2**24  # entries of a cohort, unless one parameter has more: a step takes memory for a few copies of a cohort
 
 
 @dataclass
@@ -152,12 +153,18 @@ class Cohorts:
 def _arrange(
     plans: Mapping[str, ParamPlan], gradients: Mapping[str, Tensor], state: Mapping[str, ParamState]
 ) -> list[Cohort]:
-    alike: dict[tuple, list[str]] = {}
-    for name, gradient in gradients.items():
+    alike: dict[tuple, list[list[str]]] = {}
+    room: dict[tuple, int] = {}
+    for name in sorted(gradients, key=lambda name: plans[name].form):  # those that are stacked, side by side
+        gradient, count = gradients[name], int(state[name]["step"]) + 1
         alone = name if gradient.numel() > (SMALL if gradient.device.type == "cpu" else SMALL_ON_GPU) else None
-        count = int(state[name]["step"]) + 1
-        alike.setdefault((gradient.dtype, gradient.device, count, alone), []).append(name)
-    return [Cohort.of(names, plans, state, count) for (_, _, count, _), names in alike.items()]
+        kind = (gradient.dtype, gradient.device, count, alone)
+        room[kind] = room.get(kind, 0) - gradient.numel()
+        if kind not in alike or room[kind] < 0:
+            alike.setdefault(kind, []).append([])
+            room[kind] = MOST - gradient.numel()
+        alike[kind][-1].append(name)
+    return [Cohort.of(names, plans, state, count) for (_, _, count, _), parts in alike.items() for names in parts]
 
 
 def join(states: Sequence[ParamState], key: str) -> Tensor:

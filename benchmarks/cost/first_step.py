@@ -1,0 +1,101 @@
+"""Memory of the first steps, tracing included, as multiples of the model's. ``python -m benchmarks.cost.first_step``.
+
+The bar: at most AdamW's own peak and 1.5 models more. A process for each optimizer; float32 on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+import ngopt
+from benchmarks.common.pages import fill_pages
+from benchmarks.common.results import RESULTS, new_results, write_results
+from benchmarks.cost.memory import environment, in_use, peak_of
+from benchmarks.gpu_parts import GPT
+from ngopt.command import run_command
+
+OPTIMIZERS = ("AdamW", "NGOptimizer")
+SIZES = {"smoke": (64, 4, 2, 500, 16), "small": (512, 8, 12, 8000, 64), "gpt2": (768, 12, 12, 50257, 64)}
+PHASES = ("first backward", "trace", "first step", "later backward", "later step")
+BAR = 1.5
+
+
+def measure(size: str, name: str) -> dict[str, Any]:
+    """Peak of each phase, in this process."""
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    _train(GPT(*SIZES["smoke"]), name, SIZES["smoke"])  # what libraries keep is not counted
+    model = GPT(*SIZES[size])
+    unit = sum(p.numel() for p in model.parameters()) * 4 / 2**20
+    base = in_use() - unit
+    peaks = _train(model, name, SIZES[size])
+    row = {"size": size, "parameters": sum(p.numel() for p in model.parameters()), "optimizer": name}
+    return row | {phase: round((peak - base) / unit, 2) for phase, peak in peaks.items()}
+
+
+def _train(model: nn.Module, name: str, sizes: tuple[int, ...]) -> dict[str, float]:
+    """Two steps; peak MiB of each phase."""
+    *_, vocabulary, length = sizes
+    optimizer = torch.optim.AdamW(model.parameters()) if name == "AdamW" else ngopt.NGOptimizer(model)
+
+    def backward() -> None:
+        optimizer.zero_grad()
+        model(torch.randint(vocabulary, (2, length))).square().mean().backward()
+
+    peaks = {"first backward": peak_of(backward)}
+    if isinstance(optimizer, ngopt.NGOptimizer):
+        peaks["trace"] = peak_of(lambda: optimizer._listen(stepping=True))  # the first that a step does
+        assert optimizer.graph is not None
+    peaks["first step"] = peak_of(optimizer.step)
+    return peaks | {"later backward": peak_of(backward), "later step": peak_of(optimizer.step)}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: peaks in multiples of the model, and how far NGOptimizer is from the bar."""
+    lines = [f"| model | optimizer | {' | '.join(PHASES)} | peak | bar |", "|---|---|" + "---|" * (len(PHASES) + 2)]
+    for row in rows:
+        peak = max(row[phase] for phase in PHASES if phase in row)
+        adamw = next(r for r in rows if r["size"] == row["size"] and r["optimizer"] == "AdamW")
+        bar = "" if row is adamw else f"{max(adamw[phase] for phase in PHASES if phase in adamw) + BAR:.2f}"
+        cells = [f"{row[phase]:.2f}" if phase in row else "" for phase in PHASES]
+        name = f"GPT, {row['parameters'] / 1e6:.0f}M"
+        lines.append(f"| {name} | {row['optimizer']} | {' | '.join(cells)} | {peak:.2f} | {bar} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and write the table where a page has a place for it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost.first_step", description=__doc__.splitlines()[0])
+    parser.add_argument("sizes", nargs="*", default=["small"], help=f"any of {', '.join(SIZES)}")
+    parser.add_argument("--publish", action="store_true", help="into benchmarks/results and the pages")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # what this process is to measure
+    options = parser.parse_args(argv)
+    if options.one:
+        print(json.dumps(measure(*options.one)))
+        return
+    if unknown := set(options.sizes) - set(SIZES):
+        parser.error(f"unknown sizes {sorted(unknown)}; there are {', '.join(SIZES)}")
+    rows = []
+    for size in options.sizes:
+        for name in OPTIMIZERS:
+            command = [sys.executable, "-m", "benchmarks.cost.first_step", "--one", size, name]
+            out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment()).stdout
+            rows.append(json.loads(out.splitlines()[-1]))
+    print(table(rows))
+    if options.publish:
+        results = new_results(["python", "-m", "benchmarks.cost.first_step", *options.sizes], {"bar": BAR})
+        write_results(RESULTS / "first_step.json", {**results, "rows": rows})
+        fill_pages("first_step", table(rows))
+
+
+if __name__ == "__main__":
+    run_command(main)
