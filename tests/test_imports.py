@@ -19,7 +19,10 @@ MAY_IMPORT = {  # package: what it may import of this repository, besides itself
     "ngopt/optim/rule": BASE | {"ngopt.graph", "ngopt.encoder"},
     "ngopt/optim/fast": BASE | {"ngopt.graph", "ngopt.encoder", "ngopt.optim.rule"},
     "ngopt/optim/attach": BASE | {"ngopt.graph", "ngopt.optim.rule", "ngopt.optim.fast"},
-    "ngopt/optim/saving": BASE | {"ngopt.optim.rule", "ngopt.optim.attach"},
+    "ngopt/optim/saving": BASE | {"ngopt.graph", "ngopt.optim.rule", "ngopt.optim.attach"},
+    "ngopt/optim/sharded": BASE
+    | {"ngopt.graph", "ngopt.optim.finite"}
+    | {f"ngopt.optim.{room}" for room in ("rule", "fast", "attach", "saving")},
     "ngopt": {"ngopt"},
     "meta_train": {"ngopt"},
     "benchmarks": {"ngopt", "meta_train"},

@@ -7,7 +7,7 @@ over the parameters; memory O(nodes).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ def node_features(
     channels: Mapping[str, Channels],  # block name -> weight, gradient, momentum
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    total: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:  # [node, NODE_FEATURES]
     """Features of all nodes.
 
@@ -38,6 +39,7 @@ def node_features(
         channels: Matrix views of each block's weight, gradient and momentum. Missing blocks and channels count as zero.
         dtype: Number type of the features.
         device: Where the features go.
+        total: Sums over ranks that have other blocks of the same network.
 
     Returns:
         Structural features, then six features per channel.
@@ -63,7 +65,7 @@ def node_features(
         share[1][:, None, None] * _sum_at(nodes, 2, list(zip(col_index, cols, strict=True)), share[1]),
         *(_sum_at(nodes, 1, pairs, share[0]) for pairs in vectors.values()),
     ]
-    features = torch.cat(parts, dim=2)  # [node, channel, PER_CHANNEL]
+    features = total(torch.cat(parts, dim=2))  # [node, channel, PER_CHANNEL]
     return torch.cat([static.features.to(dtype), torch.asinh(features).flatten(1)], dim=1)
 
 

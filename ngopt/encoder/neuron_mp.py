@@ -15,6 +15,8 @@ neurons permutes the rows and columns of every ``X`` and the rows of ``h`` alike
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -51,15 +53,20 @@ class NeuronMP(Encoder):
         graph: NeuralGraph,
         node_features: Tensor,  # [node, feature]
         edge_features: EdgeFeatures,
+        *,
+        total: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> tuple[Tensor, None]:
-        """See `Encoder.forward`. There are no edge embeddings."""
+        """See `Encoder.forward`. There are no edge embeddings.
+
+        ``total`` sums over ranks that have other blocks of the same network.
+        """
         static = structure(graph, node_features.device)
         blocks = [b for b in graph.blocks if b.is_edge and b.role != "unused" and b.name in edge_features]
         scales = {b.name: [inverse_rms(x.to(node_features.dtype)) for x in edge_features[b.name]] for b in blocks}
         h = torch.tanh(self.read(node_features))
         for send, merge in zip(self.send, self.merge, strict=True):
             s = send(h)
-            down, up = self._along_edges(static, blocks, edge_features, scales, s)
+            down, up = self._along_edges(static, blocks, edge_features, scales, s, total)
             h = torch.tanh(merge(torch.cat([h, down, up, *_along_links(static, s)], dim=1)))
         return h, None
 
@@ -70,6 +77,7 @@ class NeuronMP(Encoder):
         edge_features: EdgeFeatures,
         scales: dict[str, list[Tensor]],
         s: Tensor,  # [node, message]
+        total: Callable[[Tensor], Tensor],
     ) -> tuple[Tensor, Tensor]:  # [node, channel * message], twice
         """What each node hears from the nodes that it reads from (down), and that it writes to (up)."""
         down, up, row_index, col_index = [], [], [], []
@@ -84,10 +92,12 @@ class NeuronMP(Encoder):
             row_index.append(rows)
             col_index.append(cols)
         zeros = s.new_zeros(s.shape[0], self.channels * s.shape[1])
-        if not blocks:
-            return zeros, zeros
-        total_down = zeros.index_add(0, torch.cat(row_index), torch.cat(down))
-        total_up = zeros.index_add(0, torch.cat(col_index), torch.cat(up))
+        if blocks:
+            heard_down = zeros.index_add(0, torch.cat(row_index), torch.cat(down))
+            heard_up = zeros.index_add(0, torch.cat(col_index), torch.cat(up))
+        else:
+            heard_down = heard_up = zeros
+        total_down, total_up = total(torch.stack([heard_down, heard_up]))
         return total_down * static.row_share.to(s)[:, None], total_up * static.col_share.to(s)[:, None]
 
 

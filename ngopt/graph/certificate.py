@@ -22,6 +22,7 @@ from ngopt.errors import TraceError
 from ngopt.graph.capture import evaluating, output_tensors
 from ngopt.graph.isolation import detached, isolated
 from ngopt.graph.labelling import is_learned
+from ngopt.graph.sharding import plain
 from ngopt.graph.symmetry import Generator, Symmetries
 
 TOLERANCE = 1e-7  # relative to the outputs' spread; right ones measure below 1e-9, wrong ones above 1e-3
@@ -67,7 +68,8 @@ def random_state(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
                 drawn[id(tensor)] = _draw(name, tensor, seed + len(drawn))
             state[name] = drawn[id(tensor)]
         else:
-            state[name] = tensor.detach().double() if tensor.is_floating_point() else tensor.detach()
+            value = plain(tensor.detach())
+            state[name] = value.double() if value.is_floating_point() else value
     return state
 
 

@@ -18,9 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ngopt.graph.sharding import is_sharded, plain, stand_in
+
 _HOOKS = tuple(
     key for key in nn.Module().__dict__ if "hooks" in key and not key.endswith(("with_kwargs", "always_called"))
 )
+_OF_SHARDING = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_")  # attributes that torch adds
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
 
 
@@ -33,6 +36,9 @@ def isolated(
 
     Forward hooks stay behind, except those by which torch itself computes weights (weight and spectral norm, pruning).
     Compiled modules are copied as plain ones.
+
+    Sharded modules (FSDP2, tensor parallelism) are copied as plain ones, whole, without gathering: a sharded parameter
+    that is not in ``state`` is made up.
 
     Args:
         module: The module.
@@ -48,7 +54,8 @@ def isolated(
         for name, tensor in names(remove_duplicate=False):
             if id(tensor) not in copier.memo:
                 given = (state or {}).get(name)
-                value = copier.fresh(tensor) if given is None else given if is_parameter else given.clone()
+                fresh = copier.fresh_parameter if is_parameter else copier.fresh
+                value = fresh(tensor) if given is None else given if is_parameter else given.clone()
                 copier.note(tensor, nn.Parameter(value, tensor.requires_grad) if is_parameter else value)
     return copier.module(module)
 
@@ -80,8 +87,12 @@ class _Copier:
 
     def fresh(self, tensor: Tensor) -> Tensor:
         """A copy outside of any autograd graph."""
-        value = tensor.detach()
+        value = plain(tensor.detach())
         return self._cast(value.clone() if value.layout == torch.strided else value)
+
+    def fresh_parameter(self, tensor: Tensor) -> Tensor:
+        """A copy, or a whole stand-in for one that is sharded."""
+        return self._cast(stand_in(tensor)) if is_sharded(tensor) else self.fresh(tensor)
 
     def module(self, original: nn.Module) -> nn.Module:
         """A copy of a module and of all inside."""
@@ -89,11 +100,11 @@ class _Copier:
             return self.memo[id(original)]
         if isinstance(original, torch.jit.ScriptModule):
             return self.note(original, self._script(original))
-        kind = type(original)
+        kind: type[nn.Module] = _unsharded(type(original))
         is_compiled = kind.__name__ == "OptimizedModule"
         copied = _Plain() if is_compiled else kind.__new__(kind)
         self.note(original, copied)
-        attributes = dict(original.__dict__)
+        attributes = {key: x for key, x in original.__dict__.items() if not key.startswith(_OF_SHARDING)}
         if is_compiled:
             attributes = {**copied.__dict__, "_modules": attributes["_modules"], "training": original.training}
         attributes["_compiled_call_impl"] = None
@@ -122,7 +133,7 @@ class _Copier:
         if isinstance(original, nn.Module):
             return self.module(original)
         if isinstance(original, nn.Parameter):
-            return self.note(original, nn.Parameter(self.fresh(original), original.requires_grad))
+            return self.note(original, nn.Parameter(self.fresh_parameter(original), original.requires_grad))
         if isinstance(original, Tensor):
             return self.note(original, self.fresh(original))
         if kind in (dict, OrderedDict, defaultdict):
@@ -186,6 +197,12 @@ class _Plain(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.get_submodule("_orig_mod")(*args, **kwargs)
+
+
+def _unsharded(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class that FSDP2's ``fully_shard`` derived another one from, in place; or the class itself."""
+    derived = "FSDPModule" in (base.__name__ for base in kind.__mro__)
+    return kind.__mro__[getattr(kind, "_orig_cls_mro_index", 2)] if derived else kind
 
 
 def _is_of_torch(hook: Any) -> bool:

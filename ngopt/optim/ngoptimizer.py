@@ -12,6 +12,7 @@ import dataclasses
 import math
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from torch.nn.parameter import is_lazy
 
 from ngopt.errors import CheckpointError
 from ngopt.graph.neural_graph import NeuralGraph
+from ngopt.graph.sharding import is_sharded
 from ngopt.optim.attach import capture, options
 from ngopt.optim.attach.exchange import Members, follow, members_of, unchanged
 from ngopt.optim.attach.listener import Listener, named_parameters, unwrap
@@ -33,6 +35,11 @@ from ngopt.optim.ranks import Ranks
 from ngopt.optim.saving.checkpoint import DEFAULT_PRETRAINED, load_pretrained
 from ngopt.optim.saving.state import ENTRY, SHARED, Extra, fit_state, layout_of, pack_extra, restore
 from ngopt.optim.saving.validation import check_state_dict
+from ngopt.optim.sharded.joint import Joint, has_shards, spread_out
+from ngopt.optim.sharded.look import Look
+from ngopt.optim.sharded.shards import local_gradient
+from ngopt.optim.sharded.state import counted, forms, portable
+from ngopt.optim.sharded.step import sharded_update_
 from ngopt.optim.summary import ParamSummary, as_table, copies_of, ratios, summarise, write_scalars
 from ngopt.optim.update import DEFAULT_LR, UpdateRule, init_state, update_
 
@@ -119,8 +126,7 @@ class NGOptimizer(torch.optim.Optimizer):
             model, params = params, unwrap(params).named_parameters()
         given, tensors = listed(params)
         roots = [model] if model is not None else owners(tensors) if graph is None else []
-        for root in roots:
-            options.refuse_sharded(root)
+        options.refuse_flattened([*tensors, *(param for root in roots for param in root.parameters())])
         self._rule = copy.deepcopy(rule if rule is not None else load_pretrained(pretrained)).requires_grad_(False)
         if not messages:
             self._rule.config = dataclasses.replace(self._rule.config, messages=False)
@@ -131,6 +137,8 @@ class NGOptimizer(torch.optim.Optimizer):
         self._ranks = Ranks(model)  # which skip steps together
         self._members: Members = []  # what the groups held when they were last looked at
         self._shares: list[Share] | None = None  # made from all of the above; None: to be made again
+        self._joint: list[Joint] | None = []  # the sharded ones of them; None: to be made by all ranks together
+        self._roots = [weakref.ref(root) for root in roots]
         self._off_graph: list[str] = []  # names of parameters that are on no graph
         self._warned: set[str] = set()
         self._measured: dict[str, float] | None = None  # update-to-weight ratios of the last step; None: not wanted
@@ -194,17 +202,21 @@ class NGOptimizer(torch.optim.Optimizer):
     def _step(self) -> None:
         self._listen(stepping=True)
         grads = self._gradients()
-        bad = nonfinite(grads) if grads else []
-        if self._ranks.any(bool(bad), self, self._device()):
+        if not grads:
+            options.refuse_sharded_later(self._named, [root for ref in self._roots if (root := ref()) is not None])
+        looks = [joint.look(grads) for joint in self._together()]
+        bad = [name for look in looks for name in look.bad] if looks else nonfinite(grads) if grads else []
+        skip = not all(look.finite for look in looks) if looks else self._ranks.any(bool(bad), self, self._device())
+        if skip:
             self.skipped_steps += 1
             self._warn_once(
                 "nonfinite",
                 f"A step was skipped: NaN or infinity in the gradient of {listing(bad) or 'another rank'}. Weights and "
                 "state are as before; further skips are only counted, in optimizer.skipped_steps.",
             )
-        elif grads:
+        elif grads or looks:
             before = None if self._measured is None else copies_of(self._shares or (), grads)
-            self._update(grads)
+            self._update(grads, looks)
             if before is not None:
                 self._measured = ratios(self._shares or (), before)
 
@@ -231,10 +243,11 @@ class NGOptimizer(torch.optim.Optimizer):
             for key, (index, param) in share.params.items():
                 if param.grad is not None:
                     options.check_gradient(key, param.grad)
-                    grads[key] = -param.grad if self.param_groups[index]["maximize"] else param.grad
+                    grad = local_gradient(param)
+                    grads[key] = -grad if self.param_groups[index]["maximize"] else grad
         return grads
 
-    def _update(self, grads: dict[str, Tensor]) -> None:
+    def _update(self, grads: dict[str, Tensor], looks: Iterable[Look]) -> None:
         """Write one step into weights and state."""
         first = self.param_groups[0]
         step, total_steps, scheduled = first["step"], first["total_steps"], first["schedule"] == "builtin"
@@ -247,22 +260,18 @@ class NGOptimizer(torch.optim.Optimizer):
                 f"Step {step + 1} is past total_steps={total_steps}, where the built-in schedule has fallen to zero: "
                 "weights do not change any more. Give total_steps= the length of the whole run.",
             )
+        when: dict[str, Any] = dict(step=step, total_steps=total_steps, scheduled=scheduled)
+        sharded = {id(look.spread.share): look for look in looks}
         for share in self._shares or ():
-            mine = {key: entry for key, entry in share.params.items() if key in grads}
-            if mine:
-                update_(
-                    share.rule,
-                    share.graph,
-                    share.readable,
-                    {key: grads[key] for key in mine},
-                    {key: self.state[param] for key, (_, param) in share.params.items() if param in self.state},
-                    step=step,
-                    lr={key: lrs[index] for key, (index, _) in mine.items()},
-                    weight_decay={key: decays[index] for key, (index, _) in mine.items()},
-                    total_steps=total_steps,
-                    scheduled=scheduled,
-                    cohorts=share.cohorts,
-                )
+            lr = {key: lrs[index] for key, (index, _) in share.params.items()}
+            weight_decay = {key: decays[index] for key, (index, _) in share.params.items()}
+            mine = {key: grads[key] for key in share.params if key in grads}
+            if (look := sharded.get(id(share))) is not None:
+                sharded_update_(look, self.state, lr=lr, weight_decay=weight_decay, **when)
+            elif mine:
+                state = {key: self.state[param] for key, (_, param) in share.params.items() if param in self.state}
+                rest: dict[str, Any] = dict(lr=lr, weight_decay=weight_decay, **when)
+                update_(share.rule, share.graph, share.readable, mine, state, cohorts=share.cohorts, **rest)
         for group in self.param_groups:
             group["step"] += 1
 
@@ -369,15 +378,41 @@ class NGOptimizer(torch.optim.Optimizer):
     def _fit(self, also: Iterable[Tensor] = (), strict: bool = False) -> None:
         """Share parameters out again, and give each one that is trained, or is in ``also``, the state that it needs."""
         self._shares, self._off_graph = share_out(self.param_groups, self._graph, self._named, self._rule, strict)
+        self._joint = None if any(map(has_shards, self._shares)) else []
         ids, config = {id(param) for param in also}, self._rule.config
         for share in self._shares:
             plans = share.plans(self.state)
             for key, (_, param) in share.params.items():
-                if param.requires_grad or param in self.state or id(param) in ids:
+                if is_sharded(param):
+                    self.state.setdefault(param, counted())  # the rest in `_together`
+                elif param.requires_grad or param in self.state or id(param) in ids:
                     fresh = init_state(param, plans[key], config)
                     self.state[param] = fit_state(self.state.get(param, {}), fresh)
         if self._listener is None:
             self._warn_off_graph()
+
+    def _together(self) -> list[Joint]:
+        """The shares that are sharded, ready for a step. All ranks call it."""
+        if self._joint is None:
+            spreads = spread_out(self._shares or (), self._graph)
+            if not all(spread.agreed for spread in spreads):
+                self._warn_once(
+                    "graph",
+                    "Ranks captured different graphs, as where the branches that a model takes depend on its inputs: "
+                    "all parameters take the per-tensor rule. Pass the same example_inputs= on all ranks.",
+                )
+                self._graph = None
+                self._fit()
+                spreads = spread_out(self._shares or (), None)
+            self._joint = [Joint(spread, self.state) for spread in spreads]
+            if lost := [name for joint in self._joint for name in joint.lost]:
+                self._warn_once(
+                    "lost",
+                    f"The averages of {listing(lost)} start anew: the loaded state came without them. States of "
+                    "sharded parameters are saved and loaded with torch.distributed.checkpoint; pass example_inputs=, "
+                    "so that the graph is known before they are loaded.",
+                )
+        return self._joint
 
     def _warn_off_graph(self) -> None:
         if self._graph is not None and self._off_graph:
@@ -444,9 +479,18 @@ class NGOptimizer(torch.optim.Optimizer):
         self._follow()
         graph = fingerprint(self.graph) if self.graph is not None else self._saved_graph
         params = [param for group in self.param_groups for param in group["params"]]
-        extra = Extra(self._rule, self._shapes(), graph, layout_of(params, self.state), self.skipped_steps)
+        if self._listener is None:
+            self._together()
+        layout, spreads = layout_of(params, self.state), [joint.spread for joint in self._joint or ()]
+        places = {param: place for place, param in enumerate(params)}
+        for spread in spreads:
+            layout |= {places[spread.params[name]]: own for name, own in forms(spread).items()}
+        extra = Extra(self._rule, self._shapes(), graph, dict(sorted(layout.items())), self.skipped_steps)
 
         def complete(_: torch.optim.Optimizer, packed: dict[str, Any]) -> None:
+            for spread in spreads:
+                for name, param in spread.params.items():
+                    packed["state"][places[param]] = portable(spread, name, packed["state"][places[param]])
             packed["state"] = {number: packed["state"][number] for number in sorted(packed["state"])}
             packed[ENTRY] = pack_extra(extra)
 

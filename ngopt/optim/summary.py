@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ngopt.graph.export import table
+from ngopt.graph.sharding import local
 from ngopt.optim.attach.match import Share
 from ngopt.optim.rule.controls import EXPONENT, LOG_GAIN
 from ngopt.optim.rule.plan import ParamPlan
@@ -19,6 +20,8 @@ from ngopt.optim.rule.plan import ParamPlan
 @dataclass(frozen=True)
 class ParamSummary:
     """One parameter.
+
+    Of a parameter that is sharded and stepped by another rank, this one does not know what is learned and measured.
 
     Attributes:
         name: On the graph, or in its group if it is on none.
@@ -70,7 +73,8 @@ def summarise(
 def _summarise_one(
     plan: ParamPlan, param: Tensor, own: Mapping[str, Tensor], share: Share, ratio: float | None
 ) -> ParamSummary:
-    config = share.rule.config
+    config, steps = share.rule.config, int(own["step"]) if own else 0
+    own = own if "initial_rms" in own else {}  # what another rank steps, it alone knows
     size = float(plan.scale(config, own["initial_rms"] if own else 0.0)) * config.step_size
     guard = float(own["guard"]) if own and float(own["step"]) else 1.0  # the first step finds it
     said = own.get("controls")
@@ -82,7 +86,7 @@ def _summarise_one(
         view=plan.matrix_shape,
         bases={side.name: (side.blocks, side.size) for side in plan.sides},
         scale=guard * size,
-        steps=int(own["step"]) if own else 0,
+        steps=steps,
         gain=1.0 if said is None else math.exp(float(said[LOG_GAIN])),
         exponent=0.0 if said is None else float(said[EXPONENT]),
         update_to_weight=ratio,
@@ -123,9 +127,9 @@ def write_scalars(writer: Any, step: int, rows: list[ParamSummary], skipped_step
 
 
 def copies_of(shares: Iterable[Share], names: Iterable[str]) -> dict[str, Tensor]:
-    """Copies of weights, for `ratios`."""
+    """Copies of weights, for `ratios`: of what is here, where they are sharded."""
     wanted = set(names)
-    return {key: p.detach().clone() for share in shares for key, (_, p) in share.params.items() if key in wanted}
+    return {key: local(p.detach()).clone() for share in shares for key, (_, p) in share.params.items() if key in wanted}
 
 
 def ratios(shares: Iterable[Share], before: Mapping[str, Tensor]) -> dict[str, float]:
@@ -134,8 +138,8 @@ def ratios(shares: Iterable[Share], before: Mapping[str, Tensor]) -> dict[str, f
     for share in shares:
         for key, (_, param) in share.params.items():
             if key in before:
-                old = before[key].double()
-                change, size = torch.linalg.vector_norm(param.detach().double() - old), torch.linalg.vector_norm(old)
+                old, new = before[key].double(), local(param.detach()).double()
+                change, size = torch.linalg.vector_norm(new - old), torch.linalg.vector_norm(old)
                 found[key] = (change / size).item() if change else 0.0
     return found
 

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from ngopt.graph import trace
 from ngopt.graph.isolation import detached
 from ngopt.graph.neural_graph import NeuralGraph
+from ngopt.graph.sharding import is_sharded
 
 SLIM_ROWS = 2
 CERTIFIED_NUMEL = 2**28  # the certificate copies all parameters in float64; above this, 2 GiB, the rules are believed
@@ -60,12 +61,13 @@ def trace_quietly(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None 
 def keep_inputs(inputs: Inputs, module: nn.Module) -> Inputs:
     """Detached copies of the inputs of a forward pass, to be traced with later.
 
-    They get the model's dtype where autocast makes them agree: tracing switches it off.
+    They get the model's dtype where autocast, or FSDP2's mixed precision, makes them agree: tracing does without.
     """
+    is_cast = any(is_sharded(param) for param in module.parameters())
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
 
     def cast(tensor: Tensor) -> Tensor:
-        wanted = tensor.is_floating_point() and torch.is_autocast_enabled(tensor.device.type)
+        wanted = tensor.is_floating_point() and (is_cast or torch.is_autocast_enabled(tensor.device.type))
         return tensor.to(dtype) if wanted and dtype is not None else tensor
 
     with torch.inference_mode(False), torch.no_grad():  # the pass may be one of inference; what follows is not

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import numbers
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ngopt.graph.sharding import is_sharded
 from ngopt.optim.rule.config import DEFAULT_LR
 
 SCHEDULES = ("builtin", "user")
@@ -67,21 +70,44 @@ def explain_leftover(groups: Iterable[Mapping[str, Any]]) -> str | None:
     )
 
 
-def refuse_sharded(model: nn.Module | None) -> None:
-    """Raise TypeError for a module that FullyShardedDataParallel has flattened."""
-    if model is not None and any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()):
+def refuse_flattened(tensors: Iterable[Tensor]) -> None:
+    """Raise TypeError for parameters that FullyShardedDataParallel (FSDP1) has flattened.
+
+    With ``use_orig_params`` they look like any others, so that the wrappers alive are asked.
+    """
+    tensors = list(tensors)
+    known = {id(tensor) for tensor in tensors}
+    wrappers = sys.modules.get("torch.distributed.fsdp.fully_sharded_data_parallel")
+    found = any(type(tensor).__name__ == "FlatParameter" for tensor in tensors)
+    if not found and wrappers is not None:
+        kind = wrappers.FullyShardedDataParallel
+        modules = (obj for obj in gc.get_objects() if issubclass(type(obj), kind))
+        found = any(id(param) in known for module in modules for param in module.parameters())
+    if found:
         raise TypeError(
-            "NGOptimizer cannot train parameters sharded by FullyShardedDataParallel: a shard does not know its "
-            "neurons. Use DistributedDataParallel."
+            "NGOptimizer cannot train parameters that FullyShardedDataParallel (FSDP1) has flattened: a piece of a "
+            "flat vector does not know its neurons. Use FSDP2, torch.distributed.fsdp.fully_shard, or "
+            "DistributedDataParallel."
         )
+
+
+def refuse_sharded_later(named: Mapping[str, Tensor], roots: Iterable[nn.Module]) -> None:
+    """Raise RuntimeError where a model was sharded after its optimizer was built, so that nothing would be trained."""
+    own = {id(tensor) for tensor in named.values()}
+    for root in roots:
+        if later := [name for name, p in root.named_parameters() if is_sharded(p) and id(p) not in own]:
+            raise RuntimeError(
+                f"The model was sharded after its optimizer was built: {later[0]} is now another tensor, and "
+                "NGOptimizer has the old one. Call fully_shard (and parallelize_module) first, then NGOptimizer(model)."
+            )
 
 
 def check_parameter(name: str, param: Any) -> None:
     """Raise TypeError for a parameter that no step can be made for. What torch checks itself is left to torch."""
+    if is_sharded(param) and any(placement.is_partial() for placement in param.placements):
+        raise TypeError(f"{name} has placements {param.placements}: a parameter must be sharded or replicated.")
     if not isinstance(param, Tensor):
         return
-    if type(param).__name__ == "DTensor":
-        raise TypeError(f"{name} is a DTensor (FSDP2, tensor parallelism), not supported. Use DistributedDataParallel.")
     if param.is_complex():
         raise TypeError(f"{name} is complex ({param.dtype}), not supported. Store torch.view_as_real of it instead.")
     if param.layout != torch.strided:

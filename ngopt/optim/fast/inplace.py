@@ -1,11 +1,17 @@
-"""The update in place: what `ngopt.optim.update.update` computes, on stacks of equal parameters and in few kernels."""
+"""The update in place: what `ngopt.optim.update.update` computes, on stacks of equal parameters and in few kernels.
+
+`changes_` brings the state one step further and says how the weights change, and `apply_` changes them: where weights
+are sharded, not on the same rank.
+"""
 
 # pyright: reportPrivateImportUsage=false
 # (torch's own optimizers are built on torch._foreach_*, and there is no public name for it)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,10 +32,40 @@ from ngopt.optim.rule.direction import (
     root_mean_square,
 )
 from ngopt.optim.rule.eigenbasis import turn
-from ngopt.optim.rule.guard import guard_of
 from ngopt.optim.rule.plan import ParamPlan, option
 from ngopt.optim.rule.schedule import Schedule, is_refresh
+from ngopt.optim.rule.team import ALONE, Alone
 from ngopt.optim.rule.update_rule import UpdateRule
+
+
+@dataclass(frozen=True)
+class Change:
+    """How some weights change in a step: ``w <- (1 - rate * weight_decay) w - rate * change``.
+
+    Attributes:
+        names: Of the parameters.
+        changes: Of each, in its shape.
+        rates: Of each.
+        weight_decays: Of each.
+    """
+
+    names: Sequence[str]
+    changes: list[Tensor]
+    rates: Sequence[float]
+    weight_decays: Sequence[float]
+
+
+def apply_(change: Change, weights: Mapping[str, Tensor]) -> None:
+    """Change the weights. Uses up the changes."""
+    each, rates = [weights[name] for name in change.names], change.rates
+    changes = [x.to(weight.dtype) for x, weight in zip(change.changes, each, strict=True)]
+    if any(change.weight_decays):
+        torch._foreach_mul_(each, [1.0 - rate * own for rate, own in zip(rates, change.weight_decays, strict=True)])
+    if len(set(rates)) > 1:
+        torch._foreach_mul_(changes, [-rate for rate in rates])
+        torch._foreach_add_(each, changes)
+    elif each:
+        torch._foreach_add_(each, changes, alpha=-rates[0])
 
 
 @torch.no_grad()
@@ -51,40 +87,90 @@ def update_(
 
     Whoever steps the same parameters many times keeps ``cohorts`` and gives it again.
     """
+    given = {name: grad for name, grad in grads.items() if grad is not None}
+    factor = step_factor(rule, step, total_steps, scheduled)
+    rates = {name: option(lr, name) * factor for name in given}
+    decays = {name: option(weight_decay, name) for name in given}
+    for change in changes_(rule, graph, weights, given, state, step, total_steps, rates, decays, cohorts or Cohorts()):
+        apply_(change, weights)
+
+
+def step_factor(rule: UpdateRule, step: int, total_steps: int | None, scheduled: bool) -> float:
+    """What ``lr`` is multiplied by."""
+    if not scheduled:
+        return rule.config.step_size
+    given = Schedule(rule.config, total_steps).given(step)
+    return rule.config.step_size * (given * float(rule.schedule(step, total_steps)))
+
+
+@torch.no_grad()
+def changes_(
+    rule: UpdateRule,
+    graph: NeuralGraph | None,
+    weights: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    state: Mapping[str, ParamState],
+    step: int,
+    total_steps: int | None,
+    rates: Mapping[str, float],
+    decays: Mapping[str, float],
+    cohorts: Cohorts,
+    team: Alone = ALONE,
+) -> Iterator[Change]:
+    """Bring the state one step further; how the weights change, cohort by cohort.
+
+    Args:
+        rule: The meta-parameters.
+        graph: The neural graph, or None.
+        weights: By name. Asked for where a basis turns or controls are computed.
+        grads: By name.
+        state: By name; written.
+        step: Steps made so far.
+        total_steps: The horizon, or None.
+        rates: ``lr`` times `step_factor`, by name.
+        decays: Weight decay, by name.
+        cohorts: Kept from step to step.
+        team: Who has the rest of the network.
+    """
     config, neutral = rule.config, rule.neutral
-    gradients = {name: g.to(state[name]["momentum"].dtype) for name, g in grads.items() if g is not None}
-    if not gradients:
-        return
-    found, plans = (cohorts or Cohorts()).of(graph, gradients, state, config)
+    gradients = {name: g.to(state[name]["momentum"].dtype) for name, g in grads.items()}
+    found, plans = cohorts.of(graph, gradients, state, config, team)
     if any(cohort.count == 1 for cohort in found):
-        guard = guard_of(graph, weights, state, config)
+        guard = team.guard(graph, weights, state, config)
         for cohort in found:
             if cohort.count == 1:
                 join(cohort.states, "guard").copy_(guard)
-    turned: Iterable[Tensor] = (_accumulate_(cohort, gradients, weights, config) for cohort in found)  # one by one
+    turned: Iterable[Tensor] = (
+        _accumulate_(cohort, gradients, weights, config, team) for cohort in found
+    )  # one by one
     if graph is not None and not neutral and is_refresh(step, config):
         turned = list(turned)
         seen = {name: x for cohort, own in zip(found, turned, strict=True) for name, x in _parts(cohort, own).items()}
-        for name, said in rule.controls(graph, plans, weights, seen, state, step, total_steps).items():
+        for name, said in rule.controls(graph, plans, weights, seen, state, step, total_steps, team).items():
             state[name]["controls"].copy_(said)
-
-    factor = config.step_size
-    if scheduled:
-        schedule = Schedule(config, total_steps)
-        factor *= schedule.given(step) * float(rule.schedule(step, total_steps))
-    for cohort, own in zip(found, turned, strict=True):
-        _step_(cohort, plans, own, weights, factor, lr, weight_decay, neutral, config)
+    directions: Iterable[Tensor] = (_direct_(cohort, own, config) for cohort, own in zip(found, turned, strict=True))
+    lengths = None
+    if not neutral:
+        directions = list(directions) if team.pieces else directions
+        lengths = team.lengths(lambda: _norms_of_pieces(found, directions, team))
+    for cohort, own in zip(found, directions, strict=True):
+        changes = _changes(cohort, plans, own, gradients, lengths, config)
         cohort.count += 1
+        names = cohort.names
+        yield Change(names, changes, [rates[name] for name in names], [decays[name] for name in names])
 
 
 def _accumulate_(
-    cohort: Cohort, gradients: Mapping[str, Tensor], weights: Mapping[str, Tensor], config: UpdateConfig
+    cohort: Cohort,
+    gradients: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    config: UpdateConfig,
+    team: Alone,
 ) -> Tensor:  # -> [all entries]
     """The averages of a cohort after one more gradient; returns the gradients in units, in the eigenbases."""
     each, count = [gradients[name] for name in cohort.names], cohort.count
     dtype = each[0].dtype
-    norms = torch.stack(torch._foreach_norm(each, 2, dtype=torch.float64))
-    sizes = root_mean_square(norms, cohort.entries, dtype)
+    sizes = root_mean_square(team.norms(cohort.names, each), cohort.entries, dtype)
     divisors, units, carries = next_unit(sizes, cohort.unit, count, config)
     cohort.unit.copy_(units)
     torch._foreach_add_([state["step"] for state in cohort.states], 1.0)
@@ -125,47 +211,48 @@ def _accumulate_(
     return gradient
 
 
-def _step_(
+def _direct_(cohort: Cohort, gradient: Tensor, config: UpdateConfig) -> Tensor:  # [all entries], twice
+    """The directions of a cohort, in the eigenbases, written over its gradients."""
+    count, decay, split = cohort.count, config.momentum, cohort.matrices
+    torch.lerp(cohort.momentum[:split], gradient[:split], 1.0 - decay, out=gradient[:split])
+    gradient[:split].div_(1.0 - decay ** (count + 1))
+    torch.div(cohort.momentum[split:], 1.0 - decay**count, out=gradient[split:])
+    return gradient.div_(cohort.second_moment.div(1.0 - config.second_moment**count).add_(EPS**2).sqrt_())
+
+
+def _changes(
     cohort: Cohort,
     plans: Mapping[str, ParamPlan],
-    gradient: Tensor,  # [all entries]
-    weights: Mapping[str, Tensor],
-    factor: float,
-    lr: float | Mapping[str, float],
-    weight_decay: float | Mapping[str, float],
-    neutral: bool,
+    direction: Tensor,  # [all entries]
+    gradients: Mapping[str, Tensor],
+    lengths: Mapping[str, Tensor] | None,
     config: UpdateConfig,
-) -> None:
-    """Write the step of a cohort into the weights. Uses up the gradient."""
-    count, decay, split = cohort.count, config.momentum, cohort.matrices
-    direction = gradient
-    torch.lerp(cohort.momentum[:split], gradient[:split], 1.0 - decay, out=direction[:split])
-    direction[:split].div_(1.0 - decay ** (count + 1))
-    torch.div(cohort.momentum[split:], 1.0 - decay**count, out=direction[split:])
-    direction.div_(cohort.second_moment.div(1.0 - config.second_moment**count).add_(EPS**2).sqrt_())
-    each = [weights[name] for name in cohort.names]
+) -> list[Tensor]:
+    """Directions in the shapes of parameters, times size; ``lengths``: known ones, None if all controls are zero."""
     parts = _parts(cohort, direction, back=True)
     changes = [parts[name] for name in cohort.names]
     size = _scales(cohort, plans, config)
-    if not neutral and any("controls" in state for state in cohort.states):
+    if lengths is not None and any("controls" in state for state in cohort.states):
         none = size.new_zeros(2)
         said = torch.stack([state.get("controls", none) for state in cohort.states])
-        norms = torch.stack([rms(part) for part in changes])
+        norms = torch.stack([lengths[name] if name in lengths else rms(parts[name]) for name in cohort.names])
         size = size * torch.exp(said[:, LOG_GAIN]) * norms.clamp_min(FLOOR) ** -said[:, EXPONENT]
-    rates = [-option(lr, name) * factor for name in cohort.names]
-    decays = [option(weight_decay, name) for name in cohort.names]
     torch._foreach_mul_(changes, list(size.unbind()))
-    changes = [
-        plans[name].unview(part, tuple(weight.shape)).to(weight.dtype)
-        for name, weight, part in zip(cohort.names, each, changes, strict=True)
+    return [
+        plans[name].unview(part, tuple(gradients[name].shape)) for name, part in zip(cohort.names, changes, strict=True)
     ]
-    if any(decays):
-        torch._foreach_mul_(each, [1.0 + rate * own for rate, own in zip(rates, decays, strict=True)])
-    if len(set(rates)) > 1:
-        torch._foreach_mul_(changes, rates)
-        torch._foreach_add_(each, changes)
-    else:
-        torch._foreach_add_(each, changes, alpha=rates[0])
+
+
+def _norms_of_pieces(
+    found: Iterable[Cohort], directions: Iterable[Tensor], team: Alone
+) -> dict[str, Tensor]:  # float64 [] each
+    """Norms of the directions of what is here in part."""
+    norms = {}
+    for cohort, direction in zip(found, directions, strict=True):
+        if any(name in team.pieces for name in cohort.names):
+            for name, part in _vectors(cohort, direction).items():
+                norms[name] = torch.linalg.vector_norm(part, dtype=torch.float64)
+    return {name: norm for name, norm in norms.items() if name in team.pieces}
 
 
 def _scales(cohort: Cohort, plans: Mapping[str, ParamPlan], config: UpdateConfig) -> Tensor:  # [tensor]
@@ -187,8 +274,12 @@ def _parts(cohort: Cohort, joined: Tensor, *, back: bool = False) -> dict[str, T
         own = joined[stack.place].view(stack.shape)
         own = out_of_bases(stack.plan.sides, own, stack.state) if back else own
         parts |= zip(stack.names, own.split(stack.plan.matrix_shape[0]), strict=True)
-    rest = cohort.states[cohort.first_vector :]
-    vectors = joined[cohort.matrices :].split([state["momentum"].numel() for state in rest]) if rest else ()
-    for name, state, part in zip(cohort.names[cohort.first_vector :], rest, vectors, strict=True):
-        parts[name] = part.view(state["momentum"].shape)
-    return parts
+    return parts | _vectors(cohort, joined)
+
+
+def _vectors(cohort: Cohort, joined: Tensor) -> dict[str, Tensor]:
+    """Parts of what is joined of the parameters that are no matrices, in their shapes."""
+    states, names = cohort.states[cohort.first_vector :], cohort.names[cohort.first_vector :]
+    shapes = [state["momentum"].shape for state in states]
+    parts = joined[cohort.matrices :].split([math.prod(shape) for shape in shapes]) if names else ()
+    return {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}

@@ -8,7 +8,7 @@ parameters have gradients, or when somebody (loading does) puts other tensors in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +18,7 @@ from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.rule.config import UpdateConfig
 from ngopt.optim.rule.direction import ParamState
 from ngopt.optim.rule.plan import ParamPlan, plan_all
+from ngopt.optim.rule.team import ALONE, Alone
 
 SMALL = 2**18  # parameters of at most so many entries are stacked
 SMALL_ON_GPU = 2**22  # where starting a kernel costs more than running it
@@ -141,30 +142,35 @@ class Cohorts:
         gradients: Mapping[str, Tensor],
         state: Mapping[str, ParamState],
         config: UpdateConfig,
+        team: Alone = ALONE,
     ) -> tuple[list[Cohort], dict[str, ParamPlan]]:
         """Of the parameters that have gradients now; and the plan of each."""
         key = (id(graph), tuple(gradients), config)
         if key != self.key or not all(cohort.holds(state) for cohort in self.found):
-            self.plans = plan_all(graph, state, {name: tuple(g.shape) for name, g in gradients.items()}, config)
-            self.key, self.found = key, _arrange(self.plans, gradients, state)
+            shapes = {name: team.shape(name, gradient) for name, gradient in gradients.items()}
+            self.plans = plan_all(graph, state, shapes, config)
+            self.key, self.found = key, _arrange(self.plans, gradients, state, team.apart)
         return self.found, self.plans
 
 
 def _arrange(
-    plans: Mapping[str, ParamPlan], gradients: Mapping[str, Tensor], state: Mapping[str, ParamState]
+    plans: Mapping[str, ParamPlan],
+    gradients: Mapping[str, Tensor],
+    state: Mapping[str, ParamState],
+    apart: Collection[str],
 ) -> list[Cohort]:
     alike: dict[tuple, list[list[str]]] = {}
     room: dict[tuple, int] = {}
     for name in sorted(gradients, key=lambda name: plans[name].form):  # those that are stacked, side by side
         gradient, count = gradients[name], int(state[name]["step"]) + 1
         alone = name if gradient.numel() > (SMALL if gradient.device.type == "cpu" else SMALL_ON_GPU) else None
-        kind = (gradient.dtype, gradient.device, count, alone)
+        kind = (gradient.dtype, gradient.device, name in apart, count, alone)
         room[kind] = room.get(kind, 0) - gradient.numel()
         if kind not in alike or room[kind] < 0:
             alike.setdefault(kind, []).append([])
             room[kind] = MOST - gradient.numel()
         alike[kind][-1].append(name)
-    return [Cohort.of(names, plans, state, count) for (_, _, count, _), parts in alike.items() for names in parts]
+    return [Cohort.of(names, plans, state, count) for (*_, count, _), parts in alike.items() for names in parts]
 
 
 def join(states: Sequence[ParamState], key: str) -> Tensor:

@@ -28,11 +28,22 @@ def guard_of(
     graph: NeuralGraph | None, weights: Mapping[str, Tensor], state: Mapping[str, ParamState], config: UpdateConfig
 ) -> Tensor:  # -> []
     """The factor, from all matrices that have a state; one without any."""
+    shapes = {name: tuple(weights[name].shape) for name in state}
+    return guard_from(graph, shapes, {name: own["initial_rms"] for name, own in state.items()}, config)
+
+
+def guard_from(
+    graph: NeuralGraph | None,
+    shapes: Mapping[str, tuple[int, ...]],
+    initial: Mapping[str, Tensor],
+    config: UpdateConfig,
+) -> Tensor:  # -> []
+    """The factor, from shapes and root mean squares of initial weights."""
     sizes = []
-    for name, own in state.items():
-        plan = forms_of(graph, name, tuple(weights[name].shape), config)[0]
+    for name, size in initial.items():
+        plan = forms_of(graph, name, shapes[name], config)[0]
         if plan.sides and plan.is_matrix:
-            sizes.append(own["initial_rms"] * math.sqrt(plan.fan_in))
+            sizes.append(size * math.sqrt(plan.fan_in))
     if not sizes:
         return torch.ones(())
     found = torch.stack([size.to(sizes[0]) for size in sizes])

@@ -19,6 +19,7 @@ from ngopt.optim.rule.controls import ControlHeads, tensor_features
 from ngopt.optim.rule.direction import ParamState, out_of_bases
 from ngopt.optim.rule.plan import ParamPlan
 from ngopt.optim.rule.schedule import LearnedSchedule
+from ngopt.optim.rule.team import ALONE, Alone
 
 
 class UpdateRule(nn.Module):
@@ -58,6 +59,7 @@ class UpdateRule(nn.Module):
         state: Mapping[str, ParamState],
         step: int,
         total_steps: int | None,
+        team: Alone = ALONE,
     ) -> dict[str, Tensor]:  # [CONTROLS] each
         """Controls of the parameters in ``plans`` that are on the graph; see `ngopt.optim.rule.controls`.
 
@@ -72,38 +74,61 @@ class UpdateRule(nn.Module):
             state: By name.
             step: Steps made so far.
             total_steps: Length of the run, or None.
+            team: Who has the rest of the network.
         """
         plans = {name: plan for name, plan in plans.items() if plan.block is not None}
-        if not plans:
+        if not plans and team is ALONE:
             return {}
+        read = self._read(graph, plans, weights, grads, state, team)
         example = self.heads.read.weight
         static = structure(graph, example.device)
-        read: dict[str, tuple] = {}  # weight, gradient and momentum in the matrix view
-        for block in graph.blocks:
-            if (name := block.name) in plans:
-                sides, own = plans[name].sides, state[name]
-                seen = (out_of_bases(sides, x.detach(), own) for x in (grads[name], own["momentum"]))
-                averages = (x.reshape(block.matrix_shape) if sides else block.to_matrix(x) for x in seen)
-                read[name] = (block.to_matrix(weights[name].detach()), *averages)
-            elif name in weights:
-                read[name] = (block.to_matrix(weights[name].detach()), None, None)
         if self.config.messages:
-            embeddings = self._embed(graph, read)
+            embeddings = self._embed(graph, read, team)
         else:
             embeddings = example.new_zeros(graph.num_nodes, self.config.embedding)
-        features = []
-        for name, plan in plans.items():
-            weight, gradient, momentum = read[name]
-            known = (state[name]["initial_rms"], static, step, total_steps, example.dtype)
-            features.append(tensor_features(plan, weight, gradient, momentum, *known))
-        return self.heads(embeddings, static, list(plans.values()), [x.to(example.device) for x in features])
+        known, features = [plan for name, plan in plans.items() if name in read], []
+        for plan in known:
+            weight, gradient, momentum = read[plan.name]
+            of_all = (state[plan.name]["initial_rms"], static, step, total_steps, example.dtype)
+            features.append(tensor_features(plan, weight, gradient, momentum, *of_all).to(example.device))
+        return team.shared(self.heads(embeddings, static, known, features) if known else {})
 
-    def _embed(self, graph: NeuralGraph, read: Mapping[str, tuple]) -> Tensor:  # [node, embedding]
+    @staticmethod
+    def _read(
+        graph: NeuralGraph,
+        plans: Mapping[str, ParamPlan],
+        weights: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: Mapping[str, ParamState],
+        team: Alone,
+    ) -> dict[str, tuple]:
+        """Weight, gradient and momentum in the matrix view, as far as this rank reads them, in the graph's order."""
+        matrices, others = {}, {}
+        for block in graph.blocks:
+            if not team.reads(name := block.name):
+                continue
+            if name in plans and (sides := plans[name].sides):
+                own, weight = state[name], block.to_matrix(weights[name].detach())
+                averages = (out_of_bases(sides, x.detach(), own) for x in (grads[name], own["momentum"]))
+                matrices[name] = (weight, *(x.reshape(block.matrix_shape) for x in averages))
+            elif name in weights:
+                averages = (grads[name].detach(), state[name]["momentum"].detach()) if name in plans else (None, None)
+                others[name] = (weights[name].detach(), *averages)
+        others, read = team.whole(others), {}
+        for block in graph.blocks:
+            if (name := block.name) in matrices:
+                read[name] = matrices[name]
+            elif name in others:
+                read[name] = tuple(None if x is None else block.to_matrix(x) for x in others[name])
+        return read
+
+    def _embed(self, graph: NeuralGraph, read: Mapping[str, tuple], team: Alone) -> Tensor:  # [node, embedding]
         """Neuron embeddings from all that is known of the network."""
         example = self.heads.read.weight
         edges = {name: (w, torch.zeros_like(w) if m is None else m) for name, (w, _, m) in read.items()}
-        features = node_features(graph, dict(read), example.dtype, example.device)
-        return self.encoder(graph, features, edges)[0]
+        features = node_features(graph, dict(read), example.dtype, example.device, team.total)
+        shared = {} if team is ALONE else {"total": team.total}  # NeuronMP alone can share the work
+        return self.encoder(graph, features, edges, **shared)[0]
 
 
 def _encoder(config: UpdateConfig) -> Encoder:

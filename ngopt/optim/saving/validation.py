@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from ngopt.errors import CheckpointError, GraphMismatchError
+from ngopt.graph.sharding import is_sharded, local
 from ngopt.optim.attach.match import listing
 from ngopt.optim.attach.options import checked_group
 from ngopt.optim.saving.state import ENTRY, SHARED, Extra, same_parameters, unpack_extra
@@ -140,11 +141,13 @@ def _check_state(state: Mapping[Any, Any], params: Mapping[int | str, Tensor], e
             raise CheckpointError(f"{where} must be a dict of tensors, not {type(entries).__name__}.")
         for key, value in entries.items():
             _check_entry(f"{where}[{key!r}]", key, value)
+        if is_sharded(param) and entries.keys() == {"step"}:
+            continue  # another rank has the rest
         if extra is not None:
             _check_layout(
                 where, {key: tuple(value.shape) for key, value in entries.items()}, extra.layout.get(place, {})
             )
-        elif "momentum" in entries and not is_lazy(param) and entries["momentum"].numel() != param.numel():
+        elif "momentum" in entries and not is_lazy(param) and entries["momentum"].numel() < param.numel():
             shapes = f"shape {tuple(entries['momentum'].shape)}, and the parameter {tuple(param.shape)}"
             raise CheckpointError(f"{where}['momentum'] has {shapes}.")
 
@@ -162,6 +165,7 @@ def _check_layout(where: str, found: Mapping[str, tuple], written: Mapping[str, 
 def _check_entry(where: str, key: Any, value: Any) -> None:
     if not isinstance(key, str) or not isinstance(value, Tensor):
         raise CheckpointError(f"{where} must be a tensor with a name, not {type(value).__name__}.")
+    value = local(value)
     if value.layout != torch.strided or value.is_complex() or value.is_meta:
         raise CheckpointError(f"{where} must be a dense tensor of real numbers.")
     if value.is_floating_point() and not is_finite(value):

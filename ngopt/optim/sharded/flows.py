@@ -1,0 +1,68 @@
+"""What goes from which rank to which: shards to the owners of pieces, and what these computed back to the holders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ngopt.optim.sharded.layout import Box, Held, Piece
+
+ALIGNED = 16  # bytes at which every part of a message begins, so that any number type can be read in place
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A box of a parameter on its way between two ranks.
+
+    Attributes:
+        name: Of the parameter.
+        box: Which part of it.
+        source: The rank that has it.
+        target: The rank that gets it.
+        itemsize: Bytes of an entry.
+    """
+
+    name: str
+    box: Box
+    source: int
+    target: int
+    itemsize: int
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is where it goes to."""
+        return self.source == self.target
+
+    @property
+    def bytes(self) -> int:
+        """Length of the message, with what aligns the next one."""
+        return -(-self.box.numel * self.itemsize // ALIGNED) * ALIGNED
+
+
+def to_owners(held: Mapping[str, Held], pieces: Sequence[Piece]) -> Iterator[Flow]:
+    """Every box to the owner of the piece that it is in, from one rank that holds it."""
+    for piece in pieces:
+        own = held[piece.name]
+        whole = piece.box == Box.of(own.shape)
+        for box in own.boxes if whole else (piece.box,):
+            yield Flow(piece.name, box, own.source(box, piece.owner), piece.owner, own.itemsize)
+
+
+def to_holders(held: Mapping[str, Held], pieces: Sequence[Piece]) -> Iterator[Flow]:
+    """Every box from the owner of its piece to all ranks that hold it."""
+    for piece in pieces:
+        own = held[piece.name]
+        whole = piece.box == Box.of(own.shape)
+        for box in own.boxes if whole else (piece.box,):
+            for holder in own.boxes[box]:
+                yield Flow(piece.name, box, piece.owner, holder, own.itemsize)
+
+
+def wire_bytes(flows: Sequence[Flow], ranks: int) -> tuple[list[int], list[int]]:
+    """Bytes that each rank sends to others, and that it gets from them."""
+    sent, got = [0] * ranks, [0] * ranks
+    for flow in flows:
+        if not flow.stays:
+            sent[flow.source] += flow.bytes
+            got[flow.target] += flow.bytes
+    return sent, got

@@ -1,0 +1,74 @@
+"""Who keeps which state: owners that of their pieces, and every rank the counts of steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ngopt.graph.sharding import local
+from ngopt.optim.rule.direction import ParamState, init_state, root_mean_square
+from ngopt.optim.saving.state import fit_state
+from ngopt.optim.sharded.shards import as_dtensor, part_of
+from ngopt.optim.sharded.spread import Spread
+
+States = MutableMapping[Any, ParamState]  # by parameter
+IN_PARTS = ("momentum", "second_moment")  # entries that are shaped like the parameter, where it has no sides
+
+
+def counted(steps: float = 0.0) -> ParamState:
+    """What a rank keeps of a parameter that others step."""
+    return {"step": torch.tensor(steps, dtype=torch.float32)}
+
+
+def prepare(spread: Spread, state: States) -> tuple[dict[str, Tensor], list[str]]:
+    """Give every owner the state that it needs, and all other ranks the count of steps. All ranks call it.
+
+    Returns:
+        Root mean squares of the initial weights by name, and names of the parameters whose averages are lost, and start
+        anew: those of a state that came without them.
+    """
+    names = list(spread.params)
+    weights = {name: local(param.detach()) for name, param in spread.params.items()}
+    steps = {name: float(state.get(param, {}).get("step", 0.0)) for name, param in spread.params.items()}
+    most = dict(zip(names, spread.by_name(steps, names, "MAX").tolist(), strict=True))
+    sums = spread.by_name(spread.squares(weights), names)
+    fresh, kept = {}, {}
+    for name, piece in spread.to_owners(names, weights):
+        plan, param = spread.plans[name], spread.params[name]
+        own, old = init_state(piece, plan, spread.config), dict(state.get(param, {}))
+        if not plan.sides:
+            size = sums[names.index(name)].sqrt()
+            count = math.prod(spread.held[name].shape)
+            own["initial_rms"] = root_mean_square(size, count, own["initial_rms"].dtype)
+            old = {key: part_of(x, param) if key in IN_PARTS else x for key, x in old.items()}
+        fresh[name], kept[name] = own, fit_state({key: local(x) for key, x in old.items()}, own)
+        if most[name] and not all(key in old for key in IN_PARTS):
+            kept[name] = own
+    lost = {name: float(float(own["step"]) != most[name]) for name, own in kept.items()}
+    gone = {name for name, count in zip(names, spread.by_name(lost, names).tolist(), strict=True) if count}
+    for name, param in spread.params.items():
+        found = (fresh if name in gone else kept).get(name)
+        state[param] = counted(0.0 if name in gone else most[name]) if found is None else found
+    speakers = {name: state[spread.params[name]]["initial_rms"] for name in kept if spread.speaks_for(name)}
+    initial = spread.by_name(speakers, names)
+    return dict(zip(names, initial, strict=True)), [name for name in names if name in gone]
+
+
+def forms(spread: Spread) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of all state of each sharded parameter, wherever it is kept."""
+    found = {}
+    for name, param in spread.params.items():
+        empty = torch.empty(param.shape, dtype=param.dtype, device="meta")
+        found[name] = {key: tuple(x.shape) for key, x in init_state(empty, spread.plans[name], spread.config).items()}
+    return found
+
+
+def portable(spread: Spread, name: str, own: ParamState) -> ParamState:
+    """State with what is in parts as DTensors, so that `torch.distributed.checkpoint` can lay it out anew."""
+    if spread.plans[name].sides or name not in spread.mine:
+        return own
+    return {key: as_dtensor(x, spread.params[name]) if key in IN_PARTS else x for key, x in own.items()}

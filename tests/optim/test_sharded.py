@@ -1,0 +1,134 @@
+"""Sharded training over two and four processes: the same weights as one process, and who keeps what.
+
+Each number of ranks is started once, and runs all of its cases (`sharded_cases.py`); four ranks go first, since two of
+them go on from what they saved.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+pytest.importorskip("torch.distributed.fsdp", reason="torch without torch.distributed")
+if not dist.is_available() or not dist.is_gloo_available():
+    pytest.skip("torch without gloo", allow_module_level=True)
+
+from tests.optim.sharded_cases import work
+
+Found = dict[int, list[dict[str, Any]]]  # ranks -> what each of them found
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """What each rank found."""
+    folder = tmp_path_factory.mktemp("sharded")
+    read = {}
+    for ranks in (4, 2):
+        torch.multiprocessing.spawn(work, (ranks, str(folder)), ranks)
+        read[ranks] = [json.loads(Path(folder, f"{ranks}-{rank}.json").read_text()) for rank in range(ranks)]
+    return read
+
+
+ALIKE = [
+    *((2, case) for case in ("mlp, fsdp", "cnn, fsdp", "gpt, fsdp", "llama, fsdp", "gpt, learned controls")),
+    *((2, case) for case in ("even_mlp, Shard(1)", "even_mlp, tensor parallel", "mlp, Replicate", "mlp, one plain")),
+    *((4, case) for case in ("mlp, fsdp", "llama, fsdp", "llama, hsdp", "even_mlp, fsdp x tensor parallel")),
+]
+
+
+@pytest.mark.parametrize(("ranks", "case"), ALIKE)
+def test_weights_are_those_of_one_process(found: Found, ranks: int, case: str) -> None:
+    one = found[ranks][0][case]
+    assert one["error"] < 1e-5  # in float64; most are below 1e-9
+    assert one["graph"]
+    assert one["moved"] > 0.05, "control: training does change them"
+
+
+def test_weights_are_those_of_one_process_in_single_precision(found: Found) -> None:
+    assert found[2][0]["llama, float32"]["error"] < 1e-5
+
+
+@pytest.mark.parametrize(("ranks", "case"), [*ALIKE, (2, "missing")])
+def test_ranks_agree_bit_for_bit(found: Found, ranks: int, case: str) -> None:
+    assert len({rank[case]["bits"] for rank in found[ranks]}) == 1
+
+
+def test_the_cases_are_what_they_say(found: Found) -> None:
+    assert any(rank["mlp, fsdp"]["empty"] for rank in found[4])
+    assert "Shard(dim=1)" in str(found[2][0]["even_mlp, Shard(1)"]["placements"])
+    assert "(Replicate(), Shard(dim=0))" in found[4][0]["llama, hsdp"]["placements"]
+    assert "Shard(dim=0), Shard(dim=1)" in str(found[4][0]["even_mlp, fsdp x tensor parallel"]["placements"])
+    assert "Strided" in str(found[4][0]["even_mlp, fsdp x tensor parallel"]["placements"])
+
+
+@pytest.mark.parametrize(
+    ("ranks", "case"), [(2, "gpt, fsdp"), (2, "llama, fsdp"), (4, "llama, fsdp"), (4, "llama, hsdp")]
+)
+def test_state_is_spread_evenly(found: Found, ranks: int, case: str) -> None:
+    of_ranks = [rank[case]["state"] for rank in found[ranks]]
+    whole = found[ranks][0][case]["whole state"]
+    assert max(of_ranks) <= 1.1 / ranks * whole
+    assert sum(of_ranks) < 1.02 * whole
+
+
+@pytest.mark.parametrize("case", ["mlp, fsdp", "gpt, fsdp", "llama, fsdp"])
+def test_no_more_bytes_are_sent_than_planned(found: Found, case: str) -> None:
+    """Gradients and changes in every step, and weights in few: while bases turn in every second step, here."""
+    for rank in found[2]:
+        sent, planned = rank[case]["sent"], rank[case]["planned"]
+        assert planned < sent < 1.5 * planned
+
+
+def test_a_step_is_skipped_by_all_ranks(found: Found) -> None:
+    for rank in found[2]:
+        assert rank["skips"] == {"skipped": 2, "moved": [True, True, False, True, False]}
+
+
+def test_a_gradient_that_one_rank_lacks_is_zero_there(found: Found) -> None:
+    assert [rank["missing"]["steps"] for rank in found[2]] == [3.0, 3.0]
+
+
+def test_lower_precision_does_not_disturb_the_capture(found: Found) -> None:
+    case = found[2][0]["lower precision"]
+    assert case["graph"]
+    assert case["error"] > 0.0
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("sharded later", "Call fully_shard .* first, then NGOptimizer"),
+        ("flattened, originals False", "Use FSDP2"),
+        ("flattened, originals True", "Use FSDP2"),
+        ("replicas", r"0.weight\[0, 0\] has other values on each of the ranks \[0, 1\]"),
+    ],
+)
+def test_mistakes_are_named(found: Found, case: str, words: str) -> None:
+    import re
+
+    assert re.search(words, found[2][0]["mistakes"][case])
+
+
+def test_distributed_checkpoint_goes_on_with_another_number_of_ranks(found: Found) -> None:
+    assert found[2][0]["resumed"]["steps"] == 12
+    assert found[2][0]["resumed"]["error"] < 1e-5
+
+
+def test_a_state_goes_on_where_it_was(found: Found) -> None:
+    for rank in found[2]:
+        assert rank["again"]["same"]
+        assert rank["again"]["gathered"] < 1e-7
+
+
+def test_every_rank_can_say_what_it_knows(found: Found) -> None:
+    for rank in found[2]:
+        assert "3 steps made of 40" in rank["known"]["summary"]
+        assert "6 parameters" in rank["known"]["repr"] or "8 parameters" in rank["known"]["repr"]
+        assert any(
+            name.startswith("update_to_weight/") and value > 0 for name, value in rank["known"]["curves"].items()
+        )
