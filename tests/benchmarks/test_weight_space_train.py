@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.weight_space import train
+from benchmarks.weight_space import learning
 from benchmarks.weight_space.folder import BEST, STATE, TrainingError
 from benchmarks.weight_space.samples import Samples
 from benchmarks.weight_space.step import backward_in_parts, in_parts, learning_rate, rate_groups
@@ -224,14 +224,14 @@ def test_a_run_that_gets_no_better_ends(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_precision_is_what_the_processor_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "has_bf16", lambda device: True)
+    monkeypatch.setattr(learning, "has_bf16", lambda device: True)
     assert trainer(tmp_path / "has").bf16
     assert not trainer(tmp_path / "told", precision="fp32").bf16
-    monkeypatch.setattr(train, "FLOAT32_ONLY", Reader)
+    monkeypatch.setattr(learning, "FLOAT32_ONLY", Reader)
     assert not trainer(tmp_path / "only").bf16
     assert trainer(tmp_path / "insists", precision="bf16").bf16
-    monkeypatch.setattr(train, "has_bf16", lambda device: False)
-    monkeypatch.setattr(train, "FLOAT32_ONLY", ())
+    monkeypatch.setattr(learning, "has_bf16", lambda device: False)
+    monkeypatch.setattr(learning, "FLOAT32_ONLY", ())
     assert not trainer(tmp_path / "has not").bf16
 
 
