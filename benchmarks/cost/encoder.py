@@ -1,7 +1,8 @@
-"""What reading networks costs: networks per second and peak memory, forward and training step, of NG-GNN and NG-T.
+"""What reading networks costs: networks per second and peak memory, forward and training step, of every encoder.
 
 ``python -m benchmarks.cost.encoder``. Compared are stacks of one architecture (`Metanetwork.forward`), mixtures as one
 PyG batch (`Metanetwork.mixed`), and the same layers on the complete grid of nodes (`benchmarks.cost.encoder_pairs`).
+NeuronFlow, which embeds no edges, reads stacks alone.
 They take turns on the same networks with the same model, so that whatever else the machine does meets all of them
 alike; times are medians. A second table shows how many networks per architecture make stacks faster than a PyG batch.
 
@@ -35,7 +36,8 @@ from ngopt.command import run_command
 from ngopt.encoder import Metanetwork, metanetwork
 
 STACKS, PYG, PAIRS = "stacks", "PyG batch", "all pairs"
-ENCODERS = {"ng_gnn": "NG-GNN", "ng_t": "NG-T"}
+ENCODERS = {"neuron_flow": "NeuronFlow", "ng_gnn": "NG-GNN", "ng_t": "NG-T"}
+WITH_EDGES = ("ng_gnn", "ng_t")
 CLASSES = 10
 COPIES = (1, 2, 4, 8, 32, 128)  # networks per architecture
 PUBLISHED = RESULTS / "encoder_cost.json"
@@ -61,8 +63,10 @@ def reader(path: str, model: Metanetwork, batch: Batch) -> Read:
     return lambda: pairs(params)
 
 
-def paths(batch: Batch) -> tuple[str, ...]:
+def paths(batch: Batch, encoder: str) -> tuple[str, ...]:
     """The ways to read a batch; a grid has one architecture."""
+    if encoder not in WITH_EDGES:
+        return (STACKS,)
     return (STACKS, PYG, PAIRS) if len(batch.stacks) == 1 else (STACKS, PYG)
 
 
@@ -85,7 +89,8 @@ def work(read: Read, model: Metanetwork, networks: int) -> Work:
 
 def build(encoder: str, ordered: bool, device: str) -> Metanetwork:
     """The encoder as it comes, but for the order of parameters."""
-    return metanetwork((), encoder=encoder, outputs=CLASSES, ordered=ordered).to(device)
+    options = {"ordered": ordered} if encoder in WITH_EDGES else {}
+    return metanetwork((), encoder=encoder, outputs=CLASSES, **options).to(device)
 
 
 def times(works: dict[str, Work], watch: Stopwatch, rounds: int) -> dict[tuple[str, str], float]:
@@ -108,7 +113,7 @@ def measure(name: str, device: str, clock: str, rounds: int, memory: bool) -> li
     rows = []
     for encoder, ordered in settings(batch):
         model = build(encoder, ordered, device)
-        works = {path: work(reader(path, model, batch), model, len(batch)) for path in paths(batch)}
+        works = {path: work(reader(path, model, batch), model, len(batch)) for path in paths(batch, encoder)}
         found = times(works, watch, rounds)
         for path in works:
             row = {"table": "paths", "batch": batch.name, "device": device, "encoder": encoder, "ordered": ordered}
@@ -124,7 +129,7 @@ def measure(name: str, device: str, clock: str, rounds: int, memory: bool) -> li
 def settings(batch: Batch) -> list[tuple[str, bool]]:
     """Encoders, and whether they take parameters in order, as by default, or at once, as published."""
     orders = (True, False) if len(batch.stacks) == 1 else (True,)
-    return [(encoder, ordered) for ordered in orders for encoder in ENCODERS]
+    return [(encoder, ordered) for ordered in orders for encoder in ENCODERS if ordered or encoder in WITH_EDGES]
 
 
 def _peaks(name: str, device: str) -> dict[str, float]:
@@ -137,7 +142,7 @@ def peak_memory(name: str, device: str) -> dict[str, float]:
     """Peak MiB of each encoder, order, path and work on one batch."""
     batch, found = BATCHES[name](device), {}
     for encoder, ordered in settings(batch):
-        for path in paths(batch):
+        for path in paths(batch, encoder):
             model = build(encoder, ordered, device)
             for one in batch.alone():  # what is made once: layouts, codes, the libraries' own
                 for run in work(reader(path, model, one), model, 1).values():
@@ -152,7 +157,7 @@ def threshold(
 ) -> Iterator[dict[str, Any]]:
     """One row per encoder and number of networks per architecture: stacks, one after the other, against a PyG batch."""
     whole, watch = mixture(architectures, max(copies), device), Stopwatch(device, clock)
-    for encoder in ENCODERS:
+    for encoder in WITH_EDGES:
         model = build(encoder, True, device)
         for count in copies:
             batch = whole.first(count)

@@ -81,7 +81,7 @@ def mixture(architectures: int, copies: int, device: str) -> Batch:
 def _stack(module: nn.Module, example: Tensor, count: int, device: str) -> tuple[NeuralGraph, Params]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = ngopt.trace(module, example, certify=False)
+        graph = ngopt.trace(module, example, certify=False, scalings=True)
     state = {name: x for name, x in module.state_dict().items() if x.is_floating_point()}
     return graph, {name: x + 0.1 * torch.randn(count, *x.shape, device=device) for name, x in state.items()}
 
