@@ -116,7 +116,8 @@ class Cohort:
             stacks.append(Stack(alike, [plans[name] for name in alike], slice(at, at + size), shape, parts))
             at += size
         unit = join(states, "unit")
-        entries = unit.new_tensor([math.prod(plans[name].matrix_shape) for name in ordered], dtype=torch.float64)
+        counts = [math.prod(plans[name].matrix_shape) for name in ordered]
+        entries = torch.tensor(counts, dtype=torch.float64).to(unit.device, non_blocking=True)
         first_vector = len(ordered) - len(vectors)
         return cls(ordered, states, count, stacks, first_vector, at, momentum, second_moment, unit, entries)
 
