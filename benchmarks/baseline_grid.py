@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.common.results import RESULTS, new_results, read_results, write_results
+from benchmarks.common.results import RESULTS, new_results, put_row, read_results
 from benchmarks.common.rivals import WARMUP, make_rival
 from benchmarks.common.training import Run, batch_order, final_loss, mean_loss, seed_everything
 from benchmarks.models import MODELS
@@ -69,10 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         ["python", "-m", "benchmarks.baseline_grid", *(argv if argv is not None else sys.argv[1:])], settings
     )
     if path.is_file():
-        before = read_results(path)
+        results["rows"] = (before := read_results(path))["rows"]
         if before["settings"] != settings:
             parser.error(f"{path} holds rows of other settings: {before['settings']}. Move it away, or name --out.")
-        results["rows"] = before["rows"]
     split = Split(*(t.to(arguments.device) for t in vars(prepare(dataset, holdout=holdout)).values()))
     for name, points in GRID.items():
         _run_missing(name, points, (0,), results, split, path)
@@ -115,15 +114,10 @@ def _run_missing(
     done = [(row["optimizer"], row["settings"], row["seed"]) for row in results["rows"]]
     todo = [(point, seed) for seed in seeds for point in points if (name, point, seed) not in done]
     for point, seed in tqdm(todo, desc=name, disable=not todo):
-        results["rows"].append(
-            {
-                "optimizer": name,
-                "settings": point,
-                "seed": seed,
-                **_train(name, point, seed, results["settings"], split),
-            }
-        )
-        write_results(path, results)
+        row = {"optimizer": name, "settings": point, "seed": seed}
+        row |= _train(name, point, seed, results["settings"], split)
+        results["rows"].append(row)
+        put_row(path, row, ("optimizer", "settings", "seed"), results["settings"], results["command"].split())
 
 
 def _train(name: str, point: dict[str, Any], seed: int, settings: dict[str, Any], split: Split) -> dict[str, Any]:

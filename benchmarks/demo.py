@@ -40,6 +40,7 @@ from benchmarks.models import fm16
 from benchmarks.report import markdown_table, publish
 from meta_train.data import DATASETS, Split, load, prepare
 from ngopt.command import run_command
+from ngopt.files import locked
 
 NGOPT = "NGOptimizer"
 NAMES = ("AdamW", "Muon", NGOPT)
@@ -54,12 +55,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         publish(arguments.out)
         print(f"docs/benchmarks.md now shows {arguments.out / 'results.json'}.")
         return
+    with locked(arguments.out):
+        _train_all(arguments, ["python", "-m", "benchmarks.demo", *(sys.argv[1:] if argv is None else argv)])
+
+
+def _train_all(arguments: argparse.Namespace, command: list[str]) -> None:
     split = prepare(load(arguments.dataset))
     split = Split(*(t.to(arguments.device) for t in vars(split).values()))
     seed_everything(0)
     torch.set_num_threads(fastest_threads(fm16(split.train_x.shape[1]).to(arguments.device), split, BATCH))
     tuned, source = tuned_settings(arguments.dataset)
-    command = ["python", "-m", "benchmarks.demo", *(sys.argv[1:] if argv is None else argv)]
     settings = {
         "dataset": arguments.dataset,
         "model": "fm16",

@@ -52,7 +52,7 @@ class Log:
             self.writer.add_scalar(f"rms/{name}", float(value.square().mean().sqrt()), step)
         for family, values in statistics.items():
             for name, value in values.items():
-                self.writer.add_scalar(f"gates of {family}/{name}", value, step)
+                self.writer.add_scalar(f"controls of {family}/{name}", value, step)
         for name, values in rule.curves(theta).items():
             for k, value in enumerate(values):
                 self.writer.add_scalar(f"{name}/at {k / (len(values) - 1):.1f} of the run", value, step)

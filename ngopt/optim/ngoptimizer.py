@@ -27,7 +27,7 @@ from ngopt.graph.sharding import is_sharded
 from ngopt.optim.attach import capture, options
 from ngopt.optim.attach.exchange import Members, follow, members_of, unchanged
 from ngopt.optim.attach.listener import Listener, named_parameters, unwrap
-from ngopt.optim.attach.match import Share, explain_difference, fingerprint, listing, share_out
+from ngopt.optim.attach.match import Share, block_digests, explain_difference, listing, share_out
 from ngopt.optim.attach.names import generated, is_generated, unique
 from ngopt.optim.attach.owner import listed, owners
 from ngopt.optim.finite import nonfinite
@@ -133,7 +133,7 @@ class NGOptimizer(torch.optim.Optimizer):
         self._graph: NeuralGraph | None = None
         self._named = named_parameters(roots)
         self._listener: Listener | None = None  # while the first forward pass is to be captured
-        self._saved_graph: dict[str, str] = {}  # fingerprint of the graph that a loaded state belongs to
+        self._saved_graph: dict[str, str] = {}  # digests of the graph that a loaded state belongs to
         self._ranks = Ranks(model)  # which skip steps together
         self._members: Members = []  # what the groups held when they were last looked at
         self._shares: list[Share] | None = None  # made from all of the above; None: to be made again
@@ -429,7 +429,7 @@ class NGOptimizer(torch.optim.Optimizer):
 
     def _compare_with_saved_graph(self) -> None:
         if self._saved_graph and self._graph is not None:
-            difference = explain_difference(self._saved_graph, fingerprint(self._graph), "digest")
+            difference = explain_difference(self._saved_graph, block_digests(self._graph), "digest")
             if difference:
                 self._warn_once(
                     "saved graph",
@@ -477,7 +477,7 @@ class NGOptimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """The state: torch's two entries, and ``"ngopt"``. All of it tensors, numbers and strings."""
         self._follow()
-        graph = fingerprint(self.graph) if self.graph is not None else self._saved_graph
+        graph = block_digests(self.graph) if self.graph is not None else self._saved_graph
         params = [param for group in self.param_groups for param in group["params"]]
         if self._listener is None:
             self._together()

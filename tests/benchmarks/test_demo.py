@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from benchmarks import baseline_grid, demo, report
-from benchmarks.common.results import new_results, read_results, write_results, write_text
+from benchmarks.common.results import new_results, put_row, read_results, write_results, write_text
+from ngopt.errors import FolderInUseError
+from ngopt.files import locked
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 
@@ -129,6 +131,26 @@ def test_grid_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(trained) == 1 + len(results["rows"]) == 1 + 3 + 2 * 2  # the interrupted one twice, all others once
     with pytest.raises(SystemExit):
         baseline_grid.main([*command, "--batch-size", "64"])
+
+
+def test_two_grids_at_once_keep_each_other_s_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baseline_grid, "GRID", {"AdamW": GRID["AdamW"]})
+    path = tmp_path / "grid.json"
+    of_another = {"optimizer": "Muon", "settings": {"lr": 0.2}, "seed": 0, "accuracy": 50.0}
+
+    def beside(name: str, point: dict, seed: int, settings: dict, split: Any) -> dict[str, Any]:
+        put_row(path, of_another, ("optimizer", "settings", "seed"), settings, ["another"])
+        return {"accuracy": 90.0}
+
+    monkeypatch.setattr(baseline_grid, "_train", beside)
+    baseline_grid.main(["--dataset", "digits", "--steps", "12", "--out", str(path)])
+    rows = read_results(path)["rows"]
+    assert len(rows) == 1 + 2 * 3 and of_another in rows
+
+
+def test_a_demo_does_not_write_into_that_of_another(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by process"):
+        demo.main(["--smoke", "--out", str(tmp_path)])
 
 
 def test_best_settings_are_chosen_among_those_with_most_seeds() -> None:

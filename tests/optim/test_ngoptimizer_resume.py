@@ -15,7 +15,7 @@ from torch.distributed.checkpoint import state_dict as dcp
 import ngopt
 from ngopt.errors import CheckpointError, GraphMismatchError
 from ngopt.optim.attach import capture
-from ngopt.optim.attach.match import fingerprint
+from ngopt.optim.attach.match import block_digests
 from tests.optim.ngoptimizer_cases import (
     CONSTRUCTIONS,
     batch,
@@ -255,7 +255,7 @@ def test_a_fingerprint_names_the_layer_that_changed() -> None:
         return nn.Sequential(first, nn.ReLU(), nn.Conv1d(4, 2, 1), nn.AdaptiveAvgPool1d(1))
 
     def fingerprint_of(model: nn.Module) -> dict[str, str]:
-        return fingerprint(ngopt.trace(model, torch.randn(2, 1, 8)))
+        return block_digests(ngopt.trace(model, torch.randn(2, 1, 8)))
 
     plain, strided = fingerprint_of(make()), fingerprint_of(make(stride=2))
     assert plain == fingerprint_of(make())

@@ -181,11 +181,12 @@ def restrict(graph: NeuralGraph, names: Iterable[str], device: torch.device) -> 
     return dataclasses.replace(graph, blocks=blocks, links=graph.links.to(device))
 
 
-def fingerprint(graph: NeuralGraph) -> dict[str, str]:
-    """A short digest per block: its matrix view, role, use, and the node groups that its rows and columns belong to.
+def block_digests(graph: NeuralGraph) -> dict[str, str]:
+    """A short digest of each block's place: its matrix view, role, use, and the node groups at its rows and columns.
 
-    Two graphs with equal fingerprints give the same steps. Node numbers count from the start of their group, so that a
-    change in one layer does not show in all the others.
+    Two graphs with equal digests give the same steps. They are kept beside an optimizer's state, and are not
+    `NeuralGraph.fingerprint`, which is one hash of the whole function: a message can name the layer that differs, and a
+    change in one layer does not show in the others, since node numbers count from the start of their group.
     """
     starts = torch.tensor([group.start for group in graph.groups] or [0])
 

@@ -28,7 +28,7 @@ class Extra:
 
     rule: UpdateRule
     shapes: dict[str, tuple[int, ...]]  # parameter name -> shape
-    graph: dict[str, str]  # fingerprint of the graph, or empty
+    graph: dict[str, str]  # digests of its blocks, or empty
     layout: Layout
     skipped_steps: int
 

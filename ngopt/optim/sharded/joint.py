@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.graph.sharding import is_sharded
-from ngopt.optim.attach.match import Share, fingerprint
+from ngopt.optim.attach.match import Share, block_digests
 from ngopt.optim.sharded.look import Look
 from ngopt.optim.sharded.spread import Spread
 from ngopt.optim.sharded.state import States, prepare
@@ -45,5 +45,5 @@ def spread_out(shares: Iterable[Share], graph: NeuralGraph | None) -> list[Sprea
     """The sharded ones of an optimizer's shares. All ranks call it."""
     digest = ""
     if graph is not None:
-        digest = hashlib.sha256(json.dumps(fingerprint(graph), sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(block_digests(graph), sort_keys=True).encode()).hexdigest()
     return [Spread(share, digest) for share in shares if has_shards(share)]
