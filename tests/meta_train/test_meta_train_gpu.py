@@ -30,7 +30,7 @@ def in_double(rule: LearnedRule, task: Task, stack: Stack) -> Stack:
 def test_the_same_losses_as_on_a_cpu() -> None:
     losses = []
     for device in ("cpu", "cuda"):
-        rule, task = NeuralGraphRule().double().to(device), draw("mlp", 0)
+        rule, task = NeuralGraphRule().double().to(device), draw("tabular", 0)
         stack = in_double(rule, task, start(rule, task, count=3, horizon=20, seed=0))
         _, found = unroll(make_step(rule, task), dict(rule.named_parameters()), task, stack, 10)
         losses.append(found.detach().cpu())

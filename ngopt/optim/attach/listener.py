@@ -23,6 +23,7 @@ from ngopt.optim.attach import capture
 from ngopt.optim.attach.capture import Inputs
 from ngopt.optim.attach.owner import can_be_called
 
+_HAS_FLAG = hasattr(torch.compiler, "_is_exporting_flag")
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "OptimizedModule")
 PATIENCE = 10  # steps until modules that were never called are not waited for any more
 Report = Callable[[NeuralGraph | None, Exception | None], None]
@@ -200,9 +201,12 @@ class CallHook:
 
 
 def _is_exporting() -> bool:
-    """Whether `torch.export` runs the model. Before torch 2.7, strict exports look like compilations."""
-    if hasattr(torch.compiler, "is_exporting"):
-        return torch.compiler.is_exporting()
+    """Whether `torch.export` runs the model. Before torch 2.7, strict exports look like compilations.
+
+    The flag behind `torch.compiler.is_exporting`: in compiled code that function is always true in torch 2.11.
+    """
+    if _HAS_FLAG:
+        return torch.compiler._is_exporting_flag
     return not torch.compiler.is_dynamo_compiling()
 
 
