@@ -38,6 +38,7 @@ from ngopt.optim.saving.validation import check_state_dict
 from ngopt.optim.sharded.joint import Joint, has_shards, spread_out
 from ngopt.optim.sharded.look import Look
 from ngopt.optim.sharded.shards import local_gradient
+from ngopt.optim.sharded.spread import Spread
 from ngopt.optim.sharded.state import counted, forms, portable
 from ngopt.optim.sharded.step import sharded_update_
 from ngopt.optim.summary import ParamSummary, as_table, copies_of, ratios, summarise, write_scalars
@@ -175,6 +176,11 @@ class NGOptimizer(torch.optim.Optimizer):
     def rule(self) -> UpdateRule:
         """The meta-parameters."""
         return self._rule
+
+    @property
+    def shares_over_ranks(self) -> list[Spread]:
+        """Who has what of sharded parameters; empty where there are none. All ranks ask together."""
+        return [joint.spread for joint in self._together()]
 
     # ---- the step
 

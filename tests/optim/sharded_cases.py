@@ -24,7 +24,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.utils._pytree import tree_map_only
 
 import ngopt
-from ngopt.optim.sharded.flows import to_holders, to_owners, wire_bytes
+from benchmarks.cost.plan import bytes_of_a_step
 from tests.optim.ngoptimizer_cases import lively_rule
 from tests.optim.sharded_networks import batch, make
 
@@ -96,6 +96,16 @@ def reached(
     return model, optimizer
 
 
+def rounding(name: str) -> float:
+    """What one process makes in float32 of initial weights that differ in their last digit."""
+    model = make(name, torch.float32)
+    with torch.no_grad():
+        for param in model.parameters():
+            param.mul_(1.0 + torch.finfo(torch.float32).eps)
+    train(name, model, new_optimizer(model, graph=_graphs[name]))
+    return errors(model, reached(name, STEPS, torch.float32)[0])
+
+
 def alike(
     name: str,
     shard: Callable[[nn.Module], Any],
@@ -108,13 +118,15 @@ def alike(
     model = make(name, dtype)
     shard(model)
     optimizer = new_optimizer(model, rule, graph=_graphs.get(name))
-    train(name, model, optimizer, range(steps))
+    train(name, model, optimizer, range(10))
+    spread = optimizer.shares_over_ranks[0]
+    before = spread.transport.sent_bytes
+    train(name, model, optimizer, range(10, steps))
     captured, known = optimizer.graph, None if reference is None else reference.graph
     assert captured is not None
     _graphs.setdefault(name, captured)
-    spread = optimizer._together()[0].spread
     pieces = [piece for own in spread.pieces.values() for piece in own]
-    planned = wire_bytes([*to_owners(spread.held, pieces), *to_holders(spread.held, pieces)], spread.ranks)[0]
+    planned, _ = bytes_of_a_step(spread.held, pieces, spread.plans, spread.ranks, spread.config.bases_every)
     return {
         "error": errors(model, alone),
         "bits": digest(whole(p) for p in model.parameters()),
@@ -123,8 +135,9 @@ def alike(
         "whole state": None if reference is None else state_bytes(reference.state.values()),
         "empty": any(not p.to_local().numel() for p in model.parameters() if isinstance(p, DTensor)),
         "placements": sorted({str(p.placements) for p in model.parameters() if isinstance(p, DTensor)}),
-        "sent": spread.transport.sent_bytes / steps,
+        "sent": (spread.transport.sent_bytes - before) / max(1, steps - 10),
         "planned": planned[spread.rank],
+        "planned state": spread.loads[spread.rank].state,
         "moved": errors(make(name, dtype), alone),
     }
 
@@ -182,7 +195,10 @@ def two_ranks(folder: Path) -> dict[str, Callable[[], Found]]:
     lively = lively_rule(dtype=torch.float64)
     return {
         **{f"{n}, fsdp": lambda n=n: alike(n, fsdp(mesh), STEPS) for n in ("mlp", "cnn", "gpt", "llama")},
-        "llama, float32": lambda: alike("llama", fsdp(mesh), STEPS, torch.float32),
+        "llama, float32": lambda: {
+            **alike("llama", fsdp(mesh), STEPS, torch.float32),
+            "rounding": rounding("llama"),
+        },
         "gpt, learned controls": lambda: alike("gpt", fsdp(mesh), rule=lively),
         "even_mlp, Shard(1)": lambda: alike("even_mlp", fsdp(mesh, shard_placement_fn=by_columns)),
         "even_mlp, tensor parallel": lambda: alike("even_mlp", tensor_parallel(mesh)),

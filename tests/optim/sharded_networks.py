@@ -3,89 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.models_language import LanguageModel, Sizes
+
 VOCABULARY, LENGTH, BATCH, CLASSES = 23, 6, 8, 3
-
-
-class Attention(nn.Module):
-    """Causal attention with grouped heads; query, key and value packed in one matrix, or apart."""
-
-    def __init__(self, width: int, heads: int, groups: int, packed: bool) -> None:
-        super().__init__()
-        self.heads, self.groups, self.size = heads, groups, width // heads
-        sizes = [heads * self.size, groups * self.size, groups * self.size]
-        names = ["qkv"] if packed else ["query", "key", "value"]
-        self.read = nn.ModuleDict(
-            {
-                name: nn.Linear(width, size, bias=packed)
-                for name, size in zip(names, [sum(sizes)] if packed else sizes, strict=True)
-            }
-        )
-        self.out, self.sizes = nn.Linear(width, width, bias=packed), sizes
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, position, width] -> the same."""
-        read = torch.cat([layer(x) for layer in self.read.values()], dim=-1)
-        query, key, value = read.split(self.sizes, dim=-1)
-        query, key, value = (
-            y.unflatten(-1, (count, self.size)).transpose(1, 2)
-            for y, count in ((query, self.heads), (key, self.groups), (value, self.groups))
-        )
-        key, value = (y.repeat_interleave(self.heads // self.groups, dim=1) for y in (key, value))
-        y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.out(y.transpose(1, 2).flatten(2))
-
-
-class GatedMLP(nn.Module):
-    """SwiGLU."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.gate, self.up = (nn.Linear(width, hidden, bias=False) for _ in range(2))
-        self.down = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., width] -> the same."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
-
-
-class Block(nn.Module):
-    """Attention and an MLP on a residual stream."""
-
-    def __init__(self, width: int, heads: int, groups: int, packed: bool, mlp: nn.Module) -> None:
-        super().__init__()
-        kind = nn.LayerNorm if packed else nn.RMSNorm
-        self.norms = nn.ModuleList(kind(width) for _ in range(2))
-        self.attention, self.mlp = Attention(width, heads, groups, packed), mlp
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, position, width] -> the same."""
-        x = x + self.attention(self.norms[0](x))
-        return x + self.mlp(self.norms[1](x))
-
-
-class LanguageModel(nn.Module):
-    """GPT with packed qkv, or Llama with grouped heads."""
-
-    def __init__(self, packed: bool, depth: int = 3, width: int = 16) -> None:
-        super().__init__()
-        self.tokens, self.positions = nn.Embedding(VOCABULARY, width), nn.Parameter(0.02 * torch.randn(LENGTH, width))
-        self.blocks = nn.ModuleList(
-            Block(width, 4, 4, True, nn.Sequential(nn.Linear(width, 40), nn.GELU(), nn.Linear(40, width)))
-            if packed
-            else Block(width, 4, 2, False, GatedMLP(width, 22))
-            for _ in range(depth)
-        )
-        self.head = nn.Linear(width, CLASSES, bias=False)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """[batch, position] -> [batch, CLASSES]."""
-        x = self.tokens(ids) + self.positions
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x.mean(1))
 
 
 def mlp() -> nn.Module:
@@ -111,14 +33,17 @@ def cnn() -> nn.Module:
     return nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(9, CLASSES))
 
 
+SMALL = {"vocabulary": VOCABULARY, "width": 16, "depth": 3, "heads": 4, "classes": CLASSES}
+
+
 def gpt() -> nn.Module:
     """Packed qkv."""
-    return LanguageModel(packed=True)
+    return LanguageModel(Sizes(**SMALL, groups=4, hidden=40, positions=LENGTH, packed=True))
 
 
 def llama() -> nn.Module:
     """Grouped heads."""
-    return LanguageModel(packed=False)
+    return LanguageModel(Sizes(**SMALL, groups=2, hidden=22))
 
 
 NETWORKS = {build.__name__: build for build in (mlp, even_mlp, cnn, gpt, llama)}

@@ -50,7 +50,10 @@ def test_weights_are_those_of_one_process(found: Found, ranks: int, case: str) -
 
 
 def test_weights_are_those_of_one_process_in_single_precision(found: Found) -> None:
-    assert found[2][0]["llama, float32"]["error"] < 1e-5
+    """As close as rounding lets one process come to itself: training amplifies it, in float64 as well."""
+    case = found[2][0]["llama, float32"]
+    assert case["error"] < 5.0 * case["rounding"]
+    assert case["rounding"] > 1e-6, "control"
 
 
 @pytest.mark.parametrize(("ranks", "case"), [*ALIKE, (2, "missing")])
@@ -76,12 +79,18 @@ def test_state_is_spread_evenly(found: Found, ranks: int, case: str) -> None:
     assert sum(of_ranks) < 1.02 * whole
 
 
-@pytest.mark.parametrize("case", ["mlp, fsdp", "gpt, fsdp", "llama, fsdp"])
-def test_no_more_bytes_are_sent_than_planned(found: Found, case: str) -> None:
-    """Gradients and changes in every step, and weights in few: while bases turn in every second step, here."""
+@pytest.mark.parametrize(
+    ("ranks", "case"), [(2, "mlp, fsdp"), (2, "gpt, fsdp"), (2, "llama, fsdp"), (4, "llama, fsdp")]
+)
+def test_bytes_on_the_wire_are_those_of_the_plan(found: Found, ranks: int, case: str) -> None:
+    """Gradients and changes in every step, weights where a basis turns: over ten steps, exactly what was planned."""
+    for rank in found[ranks]:
+        assert rank[case]["sent"] == pytest.approx(rank[case]["planned"], rel=1e-12)
+
+
+def test_state_is_that_of_the_plan(found: Found) -> None:
     for rank in found[2]:
-        sent, planned = rank[case]["sent"], rank[case]["planned"]
-        assert planned < sent < 1.5 * planned
+        assert rank["llama, float32"]["state"] == pytest.approx(rank["llama, float32"]["planned state"], rel=0.02)
 
 
 def test_a_step_is_skipped_by_all_ranks(found: Found) -> None:

@@ -44,7 +44,7 @@ class Transport:
     def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
         self.group, self.device = group, device
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
-        self.sent_bytes = 0  # to other ranks, since the start
+        self.sent_bytes = self.got_bytes = 0  # to and from other ranks, since the start
 
     def route(self, flows: Iterable[Flow]) -> list[Bucket]:
         """What this rank has to do, bucket by bucket; the flows of one parameter are together.
@@ -95,6 +95,7 @@ class Transport:
             place.copy_(_part(*tensors[flow.name], flow.box))
         dist.all_to_all_single(got, sent, counts[1], counts[0], group=self.group)
         self.sent_bytes += sum(counts[0])
+        self.got_bytes += sum(counts[1])
         for flow, place in _places(bucket.into, got, dtypes):
             arrived.setdefault(flow.name, {})[flow.box] = place
 
