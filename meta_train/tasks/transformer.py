@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from meta_train.tasks.mlp import ACTIVATIONS
@@ -20,12 +21,12 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [batch token width]
         """Same shape."""
         parts = self.qkv(x).chunk(3, -1) if isinstance(self.qkv, nn.Linear) else [linear(x) for linear in self.qkv]
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)  # [batch head token dim]
+        q, k, v = (rearrange(x, "batch token (head dim) -> batch head token dim", head=self.heads) for x in parts)
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if self.causal:
             later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
             scores = scores.masked_fill(later, -torch.inf)
-        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return self.out(rearrange(scores.softmax(-1) @ v, "batch head token dim -> batch token (head dim)"))
 
 
 class Block(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from meta_train.tasks.augment import batch_size, noisy_images, training_conditions
@@ -24,9 +25,8 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [batch channel height width] -> [batch token channel*patch*patch]
         """Tokens row by row."""
-        rows, columns = x.shape[2] // self.patch, x.shape[3] // self.patch
-        x = x.reshape(len(x), x.shape[1], rows, self.patch, columns, self.patch)
-        return x.permute(0, 2, 4, 1, 3, 5).reshape(len(x), rows * columns, -1)
+        squares = {"height": self.patch, "width": self.patch}
+        return rearrange(x, "b channel (row height) (col width) -> b (row col) (channel height width)", **squares)
 
 
 class VisionTransformer(nn.Module):

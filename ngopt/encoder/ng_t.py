@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from ngopt.encoder.relations import Relation
@@ -49,10 +50,10 @@ class AttentionGather(nn.Module):
         query = relation.heads(self.query(nodes)) + edge_query
         key = relation.tails(key) + edge_key
         value = relation.tails(value) * edge_scale + edge_shift
-        split = (self.heads, self.attention // self.heads)
-        logits = (query * key).unflatten(-1, split).sum(-1) * split[1] ** -0.5
-        share = relation.softmax(logits)[..., None]
-        return self.out(relation.total((value.unflatten(-1, split) * share).flatten(-2)))
+        logits = reduce(query * key, "... (head entry) -> ... head", "sum", head=self.heads)
+        share = relation.softmax(logits * (self.attention // self.heads) ** -0.5)[..., None]
+        value = rearrange(value, "... (head entry) -> ... head entry", head=self.heads) * share
+        return self.out(relation.total(rearrange(value, "... head entry -> ... (head entry)")))
 
 
 class NGT(SweepEncoder):

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from ngopt.encoder.layout import check_params, edge_blocks, require
@@ -373,11 +374,12 @@ class _PublishedAttention(nn.Module):
     def forward(self, h: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:  # [net, i, width], [net, i, j, edge_width]
         query, key, value = self.nodes(h).chunk(3, dim=-1)
         edge_query, edge_key, edge_scale, edge_shift = self.edges(e).chunk(4, dim=-1)
-        split = (self.heads, self.attention // self.heads)
         product = (query[:, :, None] + edge_query) * (key[:, None] + edge_key)
-        logits = product.unflatten(-1, split).sum(-1) * self.attention**-0.5
-        mixed = (value[:, None] * edge_scale + edge_shift).unflatten(-1, split)
-        heard = (mixed * logits.softmax(2)[..., None]).sum(2).flatten(-2)
+        logits = reduce(product, "net i j (head entry) -> net i j head", "sum", head=self.heads) * self.attention**-0.5
+        mixed = rearrange(
+            value[:, None] * edge_scale + edge_shift, "net i j (head e) -> net i j head e", head=self.heads
+        )
+        heard = reduce(mixed * logits.softmax(2)[..., None], "net i j head entry -> net i (head entry)", "sum")
         h = self.norms[0](h + self.dropout(self.out(heard)))
         h = self.norms[1](h + self.dropout(self.mlp(h)))
         width, edge_width = h.shape[-1], e.shape[-1]

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 Groups = Counter[tuple[int, int]]  # (degree, copies): the symmetric group S_degree ^ copies -> how often
@@ -80,8 +81,10 @@ class _Attention(nn.Module):
         self.value, self.out = nn.Linear(3, heads * value), nn.Linear(heads * value, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        parts = (linear(x) for linear in (self.query, self.key, self.value))
+        q, k, v = (rearrange(y, "batch token (head dim) -> batch head token dim", head=self.heads) for y in parts)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.out(rearrange(y, "batch head token dim -> batch token (head dim)"))
 
 
 def attention(heads: int, size: int, value: int) -> KnownModule:
