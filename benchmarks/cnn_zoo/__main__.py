@@ -20,6 +20,7 @@ from benchmarks.cnn_zoo.making import Job, make
 from benchmarks.cnn_zoo.manifest import read_manifest
 from benchmarks.cnn_zoo.plan import SIZES, ZOOS, folder
 from benchmarks.cnn_zoo.show import ceiling, check, picture, table
+from benchmarks.common.devices import device_of
 from ngopt.command import run_command
 
 
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _make(arguments: argparse.Namespace) -> None:
     names = ("zoo", "size", "seed", "device", "threads", "workers", "root")
-    report = make(Job(**{name: getattr(arguments, name) for name in names}))
+    values = {name: getattr(arguments, name) for name in names}
+    report = make(Job(**values | {"device": device_of(arguments.device)}))
     place = folder(arguments.zoo, arguments.size, arguments.root)
     if not report["networks"]:
         print(f"{place} is complete already.")
@@ -79,7 +81,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("--root", type=Path, help="data root; default: $NGOPT_DATA, or ~/.cache/ngopt/data")
         if name == "make":
             command.add_argument("--seed", type=int, default=0)
-            command.add_argument("--device", default="cpu")
+            command.add_argument("--device", default="cpu", help="cpu, cuda, or auto: a GPU if there is one")
             command.add_argument("--threads", type=int, default=1, help="of each process; they decide about last bits")
             command.add_argument("--workers", type=int, default=1, help="processes; they decide about nothing")
         if name == "picture":

@@ -60,7 +60,8 @@ def save(run: Path, path: Path) -> Path:
         "networks": f"{config.dataset}, size {config.size}: {row['networks']}",
         "test": row["test"],
         "validation": row["val"],
-        "training": {name: row[name] for name in ("reads", "steps", "cpu_seconds", "parameters")},
+        "training": {name: row[name] for name in ("reads", "steps", "seconds", "parameters")}
+        | {"on": row["machine"]["gpu"] or row["machine"]["processor"]},
         "made by": row["command"],
         "versions": row["versions"],
         "limits": LIMITS,

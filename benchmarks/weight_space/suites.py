@@ -12,6 +12,7 @@ from benchmarks.cnn_zoo.plan import ZOOS
 from benchmarks.inr_data.plan import SETS
 
 SIZES = ("smoke", "small", "medium", "large", "full")
+DATASETS = ("mnist", "fashion-mnist", "cifar10")  # whose networks a complete report has
 METANETWORKS = ("neuron_flow", "ng_gnn", "ng_t")
 MLPS = ("mlp", "mlp_aug")
 ENCODERS = (*METANETWORKS, *MLPS, "probe_mlp", "statistics")
@@ -76,7 +77,7 @@ SUITES: dict[str, Suite] = {
         tasks=("classify",),
         datasets=tuple(SETS),
         encoders=(*METANETWORKS, *MLPS, "probe_mlp"),
-        plan={name: ("classify",) for name in ("mnist", "fashion-mnist", "cifar10")},
+        plan={f"{name}-{init}": ("classify",) for name in DATASETS for init in ("dws", "nfn")},
         published={"epochs": 200, "batch_size": 128, "warmup": 1000},
         results="inr_classification_",
         preset={"augment": True, "clip": 10.0},
@@ -98,7 +99,7 @@ SUITES: dict[str, Suite] = {
         tasks=("dilation", "erosion", "contrast"),
         datasets=tuple(SETS),
         encoders=(*METANETWORKS, *MLPS),
-        plan={"mnist": ("dilation", "erosion"), "cifar10": ("contrast",)},
+        plan={"mnist-dws": ("dilation", "erosion"), "cifar10-nfn": ("contrast",)},
         published={"epochs": 200, "batch_size": 128, "warmup": 10_000},
         results="inr_editing_",
         preset={"augment": False, "clip": 1.0},
