@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import pkgutil
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -92,3 +94,41 @@ def test_every_word_of_the_glossary_is_used() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "ngopt").rglob("*.py"))).lower()
     code += "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "meta_train").rglob("*.py"))).lower()
     assert [word for word in words if word.lower() not in code] == []
+
+
+FOREIGN = {"build", "pip", "pytest", "venv"}  # modules of others that pages name
+
+
+def gone(text: str) -> list[str]:
+    """Commands, files and names of this repository that a text mentions and that are not there."""
+    missing = [name for name in re.findall(r"python -m ([a-z_][\w.]*\w)", text) if not _is_module(name)]
+    paths = re.findall(r"`((?:ngopt|meta_train|benchmarks|tests|docs|examples)/[\w./-]+)`", text)
+    missing += [path for path in paths if not (ROOT / path).exists()]
+    names = re.findall(r"`((?:ngopt|meta_train|benchmarks)(?:\.\w+)+)`", text)
+    return sorted({*missing, *(name for name in names if not _is_there(name))})
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return name in FOREIGN or importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _is_there(name: str) -> bool:
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_what_pages_mention_is_there(page: Path) -> None:
+    assert gone(page.read_text(encoding="utf-8")) == []
+
+
+def test_what_is_gone_is_noticed() -> None:
+    text = "`python -m benchmarks.nothing`, `ngopt/optim/plan.py`, `ngopt.optim.plan.Side`, "
+    text += "`ngopt.trace`, `python -m ngopt.graph`, `ngopt/optim/update.py`"
+    assert gone(text) == ["benchmarks.nothing", "ngopt.optim.plan.Side", "ngopt/optim/plan.py"]
