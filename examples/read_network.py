@@ -2,7 +2,7 @@
 
     python examples/read_network.py
 
-The reader that is shipped has learned from 20,000 such networks, fitted to MNIST. The digits here are scikit-learn's,
+The reader that is shipped has learned from 55,000 such networks, fitted to MNIST. The digits here are scikit-learn's,
 by other hands and of 8 x 8 pixels, so a few are misread. No network is ever run by the reader.
 """
 
