@@ -399,6 +399,8 @@ class NGOptimizer(torch.optim.Optimizer):
 
     def _together(self) -> list[Joint]:
         """The shares that are sharded, ready for a step. All ranks call it."""
+        if self._shares is None and any(is_sharded(p) for group in self.param_groups for p in group["params"]):
+            self._fit()
         if self._joint is None:
             spreads = spread_out(self._shares or (), self._graph)
             if not all(spread.agreed for spread in spreads):
@@ -587,7 +589,7 @@ class NGOptimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self._shares = None
         if copied:
-            self._ranks, self._measured = Ranks(), None
+            self._ranks, self._measured, self._joint, self._roots = Ranks(), None, [], []
             self._members = members_of(self.param_groups)
             self._listener = (
                 Listener(awaiting, self._report, self._ranks.notice_forward) if awaiting is not None else None
