@@ -307,6 +307,8 @@ class Plain(nn.Module):
 @pytest.mark.parametrize("make", [make_mlp, Plain])
 def test_compiled(make: type, when: str, fullgraph: bool) -> None:
     """Compiled before or after the optimizer is built: the same steps as eager, and the model stays compiled."""
+    if when == "in place" and make is make_mlp and torch.__version__.startswith("2.6."):
+        pytest.skip("torch 2.6 does not compile nn.Sequential in place, whoever listens to it")
     torch.compiler.reset()
     model, twin = make(), make()
     compiled_ops = []

@@ -78,6 +78,8 @@ class Listener:
             stepping: A step is about to be made; report if there is no graph for it, and count it.
         """
         report = self._report()
+        for hook in self._hooks.values():
+            hook.forget_symbols()
         ran = {path: hook for path, hook in self._hooks.items() if hook.noted is not None and hook.module is not None}
         outermost = tuple(path for path in ran if not any(_is_inside(path, other) for other in ran))
         self._steps += stepping
@@ -173,6 +175,12 @@ class CallHook:
                 notice()
             with contextlib.suppress(Exception):  # objects that cannot be copied: the user's pass goes on
                 self.noted = capture.keep_inputs((args, kwargs), module)
+
+    def forget_symbols(self) -> None:
+        """Before torch 2.7, what a strict export noted may have symbols for sizes: no pass, and of no use."""
+        specs = (leaf for leaf in pytree.tree_leaves(self.noted) if isinstance(leaf, TensorSpec))
+        if not all(isinstance(size, int) for spec in specs for size in spec.shape):
+            self.noted = None
 
     @property
     def module(self) -> nn.Module | None:
