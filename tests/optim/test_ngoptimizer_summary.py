@@ -143,7 +143,10 @@ VIEWS = {
     "tied embedding": (
         Tied,
         torch.tensor([[1, 2], [3, 4]]),
-        {"tokens.weight": ("embedding", (1, 7, 11, 1), ""), "middle.weight": ("weight", (1, 7, 7, 1), "row col")},
+        {
+            "tokens.weight": ("embedding", (1, 7, 11, 1), "row col"),
+            "middle.weight": ("weight", (1, 7, 7, 1), "row col"),
+        },
     ),
     "LoRA pair": (
         LowRank,

@@ -93,7 +93,7 @@ def test_in_place_equals_pure(case: str, trained: bool, with_graph: bool) -> Non
     fast = run(model, x, graph, rule, 33, in_place=True, **OPTIONS)
     for step, ((w1, s1), (w2, s2)) in enumerate(zip(pure, fast, strict=True)):
         # Training amplifies rounding: initial weights that differ by 1e-16 end 2e-7 apart within five steps.
-        tolerance = 1e-7 if step < 5 else 1e-4
+        tolerance = 1e-6 if step < 5 else 1e-4
         assert distance(w2, w1) < tolerance
         assert distance(unsigned(s2), unsigned(s1)) < 100 * tolerance
 

@@ -199,9 +199,10 @@ def _accumulate_(
             for key, value in new.items():
                 stack.state[key].copy_(value)
             if by is not None:
-                momentum = cohort.momentum[stack.place].view(stack.shape)
+                momentum, squares = (x[stack.place].view(stack.shape) for x in (cohort.momentum, cohort.second_moment))
                 gradient = turn(gradient, side, by)
                 momentum.copy_(turn(momentum, side, by))
+                squares.copy_(turn(squares, side, by.square()))
         turned.append(gradient.reshape(-1))
     turned += [each[name].reshape(-1) for name in cohort.names[cohort.first_vector :]]
     gradient = torch.cat(turned) if len(turned) > 1 else turned[0]

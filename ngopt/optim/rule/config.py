@@ -25,7 +25,8 @@ class UpdateConfig:
         spike: A gradient counts with at most so many times its usual root mean square.
         state_floats: The state may hold so many numbers per parameter, in units of a float32,
         small_state: and so many in all, where that is more. Bases are as large as this allows; see `plan`.
-        largest_joint: Most entries of a side that the columns and the taps of a convolution share.
+        largest_joint: Most entries of a side that the columns and the taps of a convolution share; embeddings of more
+            tokens have no bases.
         largest_side: Sides with more entries are split into blocks of at most so many, if others do not have as many,
         small_side: and where memory ends, so are sides with more than this many.
         bases_every: Bases follow the gradients in every so many steps.

@@ -16,9 +16,10 @@ averages forget, as after an outlier in the very first step, they are cut. On th
     V <- .95 V + .05 R^2                                                     second moments
     D = Q_row [ N / (1 - .9^(t+1)) / sqrt(V / (1 - .95^t)) ] Q_col^T
 
-Momentum lives in the eigenbases and turns with them, which saves half of the rotations.
-For a convolution, its taps are a third side. A parameter that is stepped entry by entry has no bases and takes Adam's
-direction, ``(M / (1 - .9^t)) / sqrt(V / (1 - .95^t))``. Both point uphill, like the gradient.
+Averages live in the eigenbases and turn with them: ``M <- P^T M``, and ``V <- (P o P)^T V``, which is exact where
+coordinates are uncorrelated, as they are in an eigenbasis.
+A convolution has its taps among the columns, or as a third side. A parameter that is stepped entry by entry has no
+bases and takes Adam's direction, ``(M / (1 - .9^t)) / sqrt(V / (1 - .95^t))``. Both point uphill, like the gradient.
 
 Sources: Vyas et al. 2024, "SOAP", arXiv:2409.11321; Kingma & Ba 2015, "Adam", arXiv:1412.6980, algorithm 1.
 """
@@ -154,13 +155,14 @@ def accumulate(
     """
     new = first_bases(sides, weight, gradient.detach(), state, config) if count == 1 else {}
     gradient, momentum = into_bases(sides, gradient, {**state, **new}), state["momentum"] * carry
-    for side in sides:
-        factor, turned = follow(side, weight, gradient.detach(), carry, {**state, **new}, count, config)
-        new |= factor
-        if turned is not None:
-            gradient, momentum = turn(gradient, side, turned), turn(momentum, side, turned)
-    new["momentum"] = torch.add(config.momentum * momentum, gradient, alpha=1.0 - config.momentum)
     squares, decay = state["second_moment"] * carry**2, config.second_moment
+    for side in sides:
+        factor, by = follow(side, weight, gradient.detach(), carry, {**state, **new}, count, config)
+        new |= factor
+        if by is not None:
+            gradient, momentum = turn(gradient, side, by), turn(momentum, side, by)
+            squares = turn(squares, side, by.square())
+    new["momentum"] = torch.add(config.momentum * momentum, gradient, alpha=1.0 - config.momentum)
     new["second_moment"] = torch.add(decay * squares, gradient.square(), alpha=1.0 - decay)
     return gradient, new
 

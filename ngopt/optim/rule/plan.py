@@ -119,8 +119,6 @@ class ParamPlan:
         """
         if self.is_matrix:
             return 1.0 / math.sqrt(self.fan_in)
-        if self.sides:  # a table of vectors
-            return 1.0 / math.sqrt(self.matrix_shape[1])
         if self.role not in RELATIVE_ROLES:
             return config.vector_scale
         least, most = config.vector_scale, max(1.0, config.vector_scale)
@@ -153,9 +151,9 @@ def forms_of_param(
 ) -> tuple[ParamPlan, ...]:
     """The ways in which a parameter can be stepped, the best first.
 
-    Matrices take the direction of SOAP (`ngopt.optim.rule.direction`), and so do tables of learned vectors, one for
-    each position. Other vectors, embeddings, and matrices with one row or column take that of Adam. A parameter on no
-    graph is judged by its shape: the first axis is taken for the outputs.
+    Matrices take the direction of SOAP (`ngopt.optim.rule.direction`), and so do embeddings of few tokens, and tables
+    of few positions. Larger ones, of which a batch sees only a part, take that of Adam, as do vectors and matrices with
+    one row or column. A parameter on no graph is judged by its shape: the first axis is taken for the outputs.
 
     Args:
         name: Of the parameter.
@@ -173,7 +171,8 @@ def forms_of_param(
         matrix_shape = (1, rows, reads[0], math.prod(reads[1:])) if reads else (1, rows, 1, 1)
     group, row, col, tap = matrix_shape
     forms: dict[tuple, tuple[Side, ...]] = {}
-    if (is_matrix or role == "table") and min(row, col * tap) > 1:
+    vectors = role in RELATIVE_ROLES and col * tap <= config.largest_joint
+    if (is_matrix or vectors) and min(row, col * tap) > 1:
         joint = (group, row, col * tap, 1)
         if col * tap <= config.largest_joint or tap == 1:
             forms[joint, "whole"] = _sides(joint, (*fixed, True), config.largest_side, config.largest_side)

@@ -49,8 +49,9 @@ class Basis:
     factor: Tensor
     vectors: Tensor
 
-    def follow(self, g: Tensor, weight: Tensor, carry: float, t: int) -> None:
-        """After one more gradient."""
+    def follow(self, g: Tensor, weight: Tensor, carry: float, t: int) -> Tensor:
+        """After one more gradient; returns how the basis turned, in its own coordinates."""
+        before = self.vectors
         self.factor = g @ g.T if t == 1 else 0.95 * carry**2 * self.factor + 0.05 * g @ g.T
         squares = weight.square().sum(1)
         ties = 1e-5 * (1 + squares / squares.mean())
@@ -59,6 +60,7 @@ class Basis:
             self.vectors = torch.linalg.eigh(target)[1].flip(-1)
         elif t >= 10 and (t + len(target)) % 10 == 0:
             self.vectors = torch.linalg.qr(target @ self.vectors)[0]
+        return before.T @ self.vectors
 
 
 @dataclass
@@ -86,8 +88,9 @@ class Matrix:
         self.count += 1
         t = self.count
         g, carry = self.unit.see(gradient, t)
-        self.left.follow(g, weight, carry, t)
-        self.right.follow(g.T, weight.T, carry, t)
+        left_turn = self.left.follow(g, weight, carry, t)
+        right_turn = self.right.follow(g.T, weight.T, carry, t)
+        self.v = left_turn.square().T @ self.v @ right_turn.square()
         left, right = self.left.vectors, self.right.vectors
         self.m = 0.9 * carry * self.m + 0.1 * g
         self.v = 0.95 * carry**2 * self.v + 0.05 * (left.T @ g @ right).square()
