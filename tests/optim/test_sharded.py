@@ -46,7 +46,7 @@ def test_weights_are_those_of_one_process(found: Found, ranks: int, case: str) -
     one = found[ranks][0][case]
     assert one["error"] < 1e-5  # in float64; most are below 1e-9
     assert one["graph"]
-    assert one["moved"] > 0.05, "control: training does change them"
+    assert one["moved"] > 0.02, "control: training does change them"
 
 
 def test_weights_are_those_of_one_process_in_single_precision(found: Found) -> None:
