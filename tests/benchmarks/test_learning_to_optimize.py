@@ -490,7 +490,7 @@ def test_bars_are_met_missed_or_not_run() -> None:
     found = verdicts({40: [made("fm16", rows), *held_out, *unseen]})
 
     def about(words: str) -> str:
-        (key,) = [key for key in empty if words in key]
+        (key,) = [key for key in found if words in key]
         return found[key]
 
     assert about("NGOptimizer: speed-up over tuned AdamW on the held-out") == "missed (2.00 [2.00, 2.00])"
@@ -506,6 +506,8 @@ def test_bars_are_met_missed_or_not_run() -> None:
     assert about("trained with the graph beats") == "not run"
     assert about("in the graph's views beats").startswith("met (speed-up 1.33 against 1.00")
     assert about("no divergence") == f"met ({1 + len(held_out) + len(unseen)} runs of up to 40 steps)"
+    before_training = everywhere("held-out", [row("AdamW", 0, SLOW), row(UNTRAINED, 0, FAST)])
+    assert verdicts({40: before_training})[f"{UNTRAINED}: speed-up on lstm at least 1.5"] == "missed (1.33)"
     bad = [made(held_out[0].name, [*rows, row("NGOptimizer", 1, FASTEST, diverged=True)]), *held_out[1:-1]]
     found = verdicts({40: bad})
     assert about("NGOptimizer: speed-up over tuned AdamW").startswith(f"not run on {held_out[-1].name}; 2.00")
