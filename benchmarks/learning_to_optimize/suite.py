@@ -28,7 +28,7 @@ FIRST_LOOKED_AT: dict[str, str | None] = {  # the day of the first run of a lear
     "paper": "2026-11-21",
     "held-out": "2026-11-21",  # often since, while starting rules were designed: it is no longer blind
     # To be looked at once per released checkpoint, and never before one is chosen. So far seen under three versions of
-    # the rule; the last change, bases for embeddings, was chosen on other tasks, but after a look at the second version.
+    # the rule; the last change, bases for embeddings, was chosen on other tasks, but after a look at the second.
     "unseen": "2026-11-27",
 }
 ORDER = [*RIVALS, *reversed(LEARNED)]  # the one that this is all about comes last
