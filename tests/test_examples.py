@@ -62,7 +62,7 @@ def test_hf_trainer(tmp_path: Path) -> None:
     assert {block.name for block in optimizer.graph.blocks} <= {name for name, _ in whole.model.named_parameters()}
     assert optimizer.param_groups[0]["step"] == 24
     losses = [entry["loss"] for entry in whole.state.log_history if "loss" in entry]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
     resumed = example.main(["--steps", "24", "--resume", str(tmp_path / "checkpoint-12")])
     assert resumed.optimizer.optimizer.param_groups[0]["step"] == 24
