@@ -39,8 +39,8 @@ START = 100  # steps that NGOptimizer believes to have made: past the dense star
 PARTS = ("averages and bases", "direction", "node statistics", "message passing", "rest")
 # Where the parts are: (object, name of the function in it).
 PLACES: dict[str, tuple[tuple[Any, str], ...]] = {
-    "averages and bases": ((inplace, "accumulate"),),
-    "direction": ((inplace, "direction"),),
+    "averages and bases": ((inplace, "_accumulate_"),),
+    "direction": ((inplace, "_direct_"), (inplace, "_changes")),
     "node statistics": ((update_rule, "node_features"), (update_rule, "tensor_features")),
     "message passing": ((update_rule.NeuronMP, "forward"),),
 }
