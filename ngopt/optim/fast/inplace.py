@@ -19,7 +19,7 @@ from torch import Tensor
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.fast.stack import Cohort, Cohorts, join
 from ngopt.optim.rule.config import DEFAULT_LR, UpdateConfig
-from ngopt.optim.rule.controls import EXPONENT, FLOOR, LOG_GAIN
+from ngopt.optim.rule.controls import CONTROLS, EXPONENT, FLOOR, LOG_GAIN
 from ngopt.optim.rule.direction import (
     EPS,
     ParamState,
@@ -234,7 +234,7 @@ def _changes(
     changes = [parts[name] for name in cohort.names]
     size = _scales(cohort, plans, config)
     if lengths is not None and any("controls" in state for state in cohort.states):
-        none = size.new_zeros(2)
+        none = size.new_zeros(CONTROLS)
         said = torch.stack([state.get("controls", none) for state in cohort.states])
         norms = torch.stack([lengths[name] if name in lengths else rms(parts[name]) for name in cohort.names])
         size = size * torch.exp(said[:, LOG_GAIN]) * norms.clamp_min(FLOOR) ** -said[:, EXPONENT]

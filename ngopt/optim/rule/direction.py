@@ -84,10 +84,8 @@ def init_state(param: Tensor, plan: ParamPlan, config: UpdateConfig) -> ParamSta
     weight = param.detach().to(dtype)
     state = {"step": torch.zeros((), dtype=torch.float32), "initial_rms": rms(weight)}
     state |= {"guard": weight.new_zeros(()), "unit": weight.new_zeros(())}
-    if plan.sides:
-        state["momentum"], state["second_moment"] = weight.new_zeros(plan.padded), weight.new_zeros(plan.padded)
-    else:
-        state["momentum"], state["second_moment"] = weight.new_zeros(weight.shape), weight.new_zeros(weight.shape)
+    averaged = plan.padded if plan.sides else weight.shape
+    state["momentum"], state["second_moment"] = weight.new_zeros(averaged), weight.new_zeros(averaged)
     for side in plan.sides:
         shape = (plan.matrix_shape[0], side.blocks, side.size, side.size)
         state[f"{side.name}_factor"] = torch.zeros(shape, dtype=factor_dtype(dtype), device=param.device)
@@ -121,14 +119,14 @@ def next_unit(
     """
     floor, every = LEAST_UNIT, config.bases_every
     if count > every and count % every:
-        new = torch.where(unit > 0, unit, size)
-        return torch.maximum(new, size / config.spike).clamp_min(floor), new, 1.0
-    decay = config.second_moment ** (1 if count <= every else every)
-    seen = torch.minimum(size, config.spike * unit).clamp_min(floor)
-    new = torch.exp(decay * torch.log(unit.clamp_min(floor)) + (1.0 - decay) * torch.log(seen))
-    new = torch.where(size > 0, torch.where(unit > 0, new, size), unit)
-    divisor = torch.maximum(new, size / config.spike).clamp_min(floor)
-    return divisor, new, (unit / new.clamp_min(floor)).clamp_max(decay**-0.5)
+        new, carry = torch.where(unit > 0, unit, size), 1.0
+    else:
+        decay = config.second_moment ** (1 if count <= every else every)
+        seen = torch.minimum(size, config.spike * unit).clamp_min(floor)
+        new = torch.exp(decay * torch.log(unit.clamp_min(floor)) + (1.0 - decay) * torch.log(seen))
+        new = torch.where(size > 0, torch.where(unit > 0, new, size), unit)
+        carry = (unit / new.clamp_min(floor)).clamp_max(decay**-0.5)
+    return torch.maximum(new, size / config.spike).clamp_min(floor), new, carry
 
 
 def accumulate(
@@ -141,8 +139,6 @@ def accumulate(
     config: UpdateConfig,
 ) -> tuple[Tensor, ParamState]:
     """The averages after one more gradient, and the gradient in the eigenbases.
-
-    Takes one tensor, or a stack of tensors with the same plan, joined along their first axis.
 
     Args:
         sides: Of the plan.
@@ -192,7 +188,9 @@ def follow(
 ) -> tuple[ParamState, Tensor | None]:
     """Factor of one side after one more gradient, given in the bases; in some steps a new basis, and how it turned."""
     factor, basis = f"{side.name}_factor", f"{side.name}_basis"
-    old = state[factor].to(gradient.dtype) * carry**2 if count > 1 else None
+    old = state[factor].to(gradient.dtype) if count > 1 else None
+    if old is not None and isinstance(carry, Tensor):  # in most steps it is the number one
+        old = old * carry**2
     found = gram(blocks(gradient, side), old, config.second_moment)
     kept = found.to(state[factor].dtype)
     if count == 1 or not is_turn(count, side, config.bases_every):

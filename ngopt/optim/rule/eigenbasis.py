@@ -73,7 +73,7 @@ def rotate(
 ) -> Tensor:
     """Coordinates of ``x`` in the basis of one side, along that side's axis, which is padded to whole blocks."""
     if side.blocks == 1:
-        return _whole(x, side, basis.squeeze(1), transposed=True)
+        return _whole(x, side, basis.squeeze(1).mT)
     parts = _apply(split(x, side, order), basis.mT)
     shape = list(x.shape)
     shape[side.axis] = side.blocks * side.size
@@ -99,15 +99,15 @@ def rotate_back(
     return x.reshape(shape)
 
 
-def _whole(x: Tensor, side: Side, matrices: Tensor, *, transposed: bool = False) -> Tensor:  # [batch, size, size]
+def _whole(x: Tensor, side: Side, matrices: Tensor) -> Tensor:  # [batch, size, size]
     """Each matrix applied along a side that is one block: what most sides are, in the fewest operations."""
     batch, before, after = _around(x, side)
     if before == 1:
-        found = torch.bmm(matrices.mT if transposed else matrices, x.reshape(batch, side.size, after))
+        found = torch.bmm(matrices, x.reshape(batch, side.size, after))
     elif after == 1:
-        found = torch.bmm(x.reshape(batch, before, side.size), matrices if transposed else matrices.mT)
+        found = torch.bmm(x.reshape(batch, before, side.size), matrices.mT)
     else:
-        found = (matrices.mT if transposed else matrices).unsqueeze(1) @ x.reshape(batch, before, side.size, after)
+        found = matrices.unsqueeze(1) @ x.reshape(batch, before, side.size, after)
     return found.view(x.shape)
 
 
@@ -139,7 +139,7 @@ def turn(
 ) -> Tensor:
     """Coordinates after the basis of one side has turned."""
     if side.blocks == 1:
-        return _whole(x, side, by.squeeze(1), transposed=True)
+        return _whole(x, side, by.squeeze(1).mT)
     return _apply(blocks(x, side), by.mT).transpose(1, 2).reshape(x.shape)
 
 

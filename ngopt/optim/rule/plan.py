@@ -170,14 +170,13 @@ def forms_of_param(
         is_matrix, role = bool(reads), "weight" if reads else "vector"
         matrix_shape = (1, rows, reads[0], math.prod(reads[1:])) if reads else (1, rows, 1, 1)
     group, row, col, tap = matrix_shape
-    forms: dict[tuple, tuple[Side, ...]] = {}
+    ways: list[tuple[tuple[int, int, int, int], int]] = []  # matrix view, and the most entries of a whole side
     vectors = role in RELATIVE_ROLES and col * tap <= config.largest_joint
     if (is_matrix or vectors) and min(row, col * tap) > 1:
-        joint = (group, row, col * tap, 1)
-        if col * tap <= config.largest_joint or tap == 1:
-            forms[joint, "whole"] = _sides(joint, (*fixed, True), config.largest_side, config.largest_side)
-        forms[matrix_shape, "whole"] = _sides(matrix_shape, (*fixed, True), config.largest_side, config.largest_side)
-        forms[matrix_shape, "blocks"] = _sides(matrix_shape, (*fixed, True), config.small_side, config.largest_side)
+        ways = [(matrix_shape, config.largest_side), (matrix_shape, config.small_side)]
+        if tap > 1 and col * tap <= config.largest_joint:
+            ways.insert(0, ((group, row, col * tap, 1), config.largest_side))
+    forms = [(form, _sides(form, (*fixed, True), small, config.largest_side)) for form, small in ways]
     plain = block is None or block.perm == tuple(range(len(block.perm)))
     return tuple(
         ParamPlan(
@@ -190,7 +189,7 @@ def forms_of_param(
             plain=plain,
             form=_forms.setdefault((form, sides), len(_forms)),
         )
-        for (form, _), sides in (forms or {(matrix_shape, ""): ()}).items()
+        for form, sides in forms or [(matrix_shape, ())]
     )
 
 
@@ -232,9 +231,7 @@ Forms = dict[str, tuple[ParamPlan, ...]]
 _cache: dict[tuple[int, UpdateConfig], tuple[Forms, dict[str, ParamPlan]]] = {}
 
 
-def _on_graph(
-    graph: NeuralGraph, config: UpdateConfig
-) -> tuple[dict[str, tuple[ParamPlan, ...]], dict[str, ParamPlan]]:
+def _on_graph(graph: NeuralGraph, config: UpdateConfig) -> tuple[Forms, dict[str, ParamPlan]]:
     """Forms, and a choice of forms, of all blocks of a graph; made once and kept as long as the graph lives."""
     key = (id(graph), config)
     if key not in _cache:
