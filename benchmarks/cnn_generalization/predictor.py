@@ -7,7 +7,6 @@ python -m benchmarks.cnn_generalization save runs/cnn_generalization/wild-small/
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,9 +22,9 @@ from benchmarks.cnn_generalization.card import page
 from benchmarks.cnn_generalization.problem import traced
 from benchmarks.cnn_zoo import Architecture
 from benchmarks.weight_space.config import BASELINES, Config, configure
-from benchmarks.weight_space.folder import BEST, CONFIG, read_config
 from benchmarks.weight_space.models import build_model
 from benchmarks.weight_space.samples import Samples, Stack
+from benchmarks.weight_space.saving import best_of, config_of, save_command
 from benchmarks.weight_space.session import ROW
 from ngopt.errors import FileError, FrozenSymmetryWarning, NGOptError
 from ngopt.files import read_json, write_text
@@ -103,20 +102,13 @@ def save(run: Path, path: Path) -> Path:
     """
     if path.suffix != ".safetensors":
         raise PredictorError(f"{path} should end in .safetensors: its page, which ends in .md, is written beside it.")
-    if not (run / ROW).is_file() or not (run / CONFIG).is_file():
-        raise PredictorError(f"{run} has no {ROW}: name the directory of a run of cnn_generalization that has ended.")
-    config = configure(**read_config(run))
+    config = config_of(run, "cnn_generalization", PredictorError)
     if config.suite != "cnn_generalization" or config.encoder in BASELINES or config.faithful:
         raise PredictorError(
             f"{run} is a run of {config.suite}, {config.encoder}: predictors are metanetworks of ngopt."
         )
     row = read_json(run / ROW)
-    tensors, found = read_tensors(run / BEST)
-    size = sum(value.numel() * value.element_size() for value in tensors.values())
-    if size > MOST_BYTES:
-        raise PredictorError(
-            f"{run} has {size:,} bytes of weights, more than {MOST_BYTES:,}. Train a narrower encoder."
-        )
+    tensors, found = best_of(run, MOST_BYTES, PredictorError)
     card = write(path, tensors, config, found["task"], {name: row[name] for name in CARD if name in row})
     write_text(path.with_suffix(".md"), page(path.stem, card))
     return path
@@ -181,12 +173,4 @@ def _model(config: Config, task: Accuracy, architectures: Sequence[Architecture]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Save a predictor."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cnn_generalization save", description=save.__doc__)
-    parser.add_argument("run", type=Path, help="run directory of a run that has ended")
-    parser.add_argument("file", type=Path, help="safetensors file to write")
-    arguments = parser.parse_args(argv)
-    try:
-        path = save(arguments.run, arguments.file)
-    except PredictorError as error:
-        parser.error(str(error))
-    print(f"{path}: {path.stat().st_size:,} bytes\n\n{path.with_suffix('.md').read_text(encoding='utf-8')}")
+    save_command("cnn_generalization", save, PredictorError, argv)

@@ -31,7 +31,7 @@ def in_use(device: str = "cpu") -> float:  # MiB
         raise RuntimeError("memory on a CPU is read from Linux's /proc: use --no-memory elsewhere")
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
-    return _resident("VmRSS")
+    return resident("VmRSS")
 
 
 def peak_of(run: Callable[[], object], device: str = "cpu") -> float:  # MiB
@@ -43,7 +43,7 @@ def peak_of(run: Callable[[], object], device: str = "cpu") -> float:  # MiB
         return torch.cuda.max_memory_allocated() / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is resident now
     run()
-    return _resident("VmHWM")
+    return resident("VmHWM")
 
 
 def growth(run: Callable[[], object], device: str = "cpu") -> float:  # MiB
@@ -52,6 +52,7 @@ def growth(run: Callable[[], object], device: str = "cpu") -> float:  # MiB
     return peak_of(run, device) - before
 
 
-def _resident(key: str) -> float:  # MiB
+def resident(key: str) -> float:  # MiB
+    """A line of this process's status on Linux: ``"VmRSS"`` is what it takes now, ``"VmHWM"`` the most it took."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return int(next(line for line in lines if line.startswith(key)).split()[1]) / 2**10

@@ -26,6 +26,7 @@ from torch import nn
 
 import ngopt
 from benchmarks.common.results import RESULTS, new_results, write_results, write_text
+from benchmarks.cost.memory import resident
 from benchmarks.cost.step_models import WORKLOADS, Workload
 from benchmarks.cost.stopwatch import Stopwatch
 from ngopt.command import run_command
@@ -172,10 +173,8 @@ def peak_memory(name: str, optimizer: str | None, device: str) -> float:
             step()
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss would count the parent that this process was forked from
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
+    if sys.platform == "linux":  # ru_maxrss would count the parent that this process was forked from
+        return resident("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 

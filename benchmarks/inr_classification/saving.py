@@ -5,7 +5,6 @@ python -m benchmarks.inr_classification save runs/inr_classification/mnist-dws-l
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +12,12 @@ from typing import Any
 
 import ngopt
 from benchmarks.inr_data.siren import Siren, coordinates
-from benchmarks.weight_space.config import ConfigError, configure
-from benchmarks.weight_space.folder import BEST, CONFIG
+from benchmarks.weight_space.config import ConfigError
+from benchmarks.weight_space.saving import best_of, config_of, save_command
 from benchmarks.weight_space.session import ROW
 from benchmarks.weight_space.suites import METANETWORKS
 from ngopt.encoder.reader import save_reader
 from ngopt.files import read_json, write_text
-from ngopt.tensor_files import read_tensors
 
 MOST_BYTES = 2_000_000  # of a file that can be shipped
 LIMITS = (
@@ -40,15 +38,10 @@ def save(run: Path, path: Path) -> Path:
         ConfigError: The run has not ended, is not one of these, or is too large.
         CheckpointError: The path has another ending.
     """
-    if not (run / ROW).is_file() or not (run / CONFIG).is_file():
-        raise ConfigError(f"{run} has no {ROW}: name the directory of a run of inr_classification that has ended.")
-    config = configure(**read_json(run / CONFIG))
+    config = config_of(run, "inr_classification", ConfigError)
     if config.suite != "inr_classification" or config.encoder not in METANETWORKS or config.faithful or config.probes:
         raise ConfigError(f"{run} is a run of {config.suite}, {config.slug()}: a metanetwork without probes is needed.")
-    tensors, _ = read_tensors(run / BEST)
-    size = sum(value.numel() * value.element_size() for value in tensors.values())
-    if size > MOST_BYTES:
-        raise ConfigError(f"{run} has {size:,} bytes of weights, more than {MOST_BYTES:,}. Train a narrower encoder.")
+    tensors, _ = best_of(run, MOST_BYTES, ConfigError)
     row = read_json(run / ROW)
     channels = 3 if config.dataset.startswith("cifar10") else 1
     graph = ngopt.trace(Siren(channels), (coordinates(4, 4),), scalings=True)
@@ -81,12 +74,4 @@ def page(name: str, card: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Save a classifier."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.inr_classification save", description=save.__doc__)
-    parser.add_argument("run", type=Path, help="run directory of a run that has ended")
-    parser.add_argument("file", type=Path, help="safetensors file to write")
-    arguments = parser.parse_args(argv)
-    try:
-        path = save(arguments.run, arguments.file)
-    except ValueError as error:
-        parser.error(str(error))
-    print(f"{path}: {path.stat().st_size:,} bytes\n\n{path.with_suffix('.md').read_text(encoding='utf-8')}")
+    save_command("inr_classification", save, ValueError, argv)
