@@ -7,7 +7,7 @@ stand at the same step of runs of the same length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +18,8 @@ from meta_train.rules import LearnedRule, State
 from meta_train.seeds import derive, generator
 from meta_train.tasks import Batch, Task, Weights
 from meta_train.theta import Theta
+
+Moves = Callable[[float], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def batch_at(task: Task, stack: Stack) -> Batch:
 
 
 def make_step(
-    rule: LearnedRule, task: Task, *, own_theta: bool = False, moves: Mapping[str, Tensor] | None = None
+    rule: LearnedRule, task: Task, *, own_theta: bool = False, moves: Moves | None = None
 ) -> Callable[..., tuple[Stack, Tensor]]:
     """A function ``(theta, stack) -> (stack, losses [optimizee])`` that makes one step.
 
@@ -97,7 +99,8 @@ def make_step(
         rule: Its meta-parameters are given at each call.
         task: What the optimizees learn.
         own_theta: Every optimizee has its own meta-parameters, ``[optimizee, ...]``; else they share them.
-        moves: Added to what the rule says about each weight (`LearnedRule.actions`), each ``[optimizee, action]``.
+        moves: What is added to what the rule says about each weight (`LearnedRule.actions`), each
+            ``[optimizee, action]``, when a given share of the run is over.
     """
     applied = _Applied(rule)
 
@@ -112,7 +115,7 @@ def make_step(
     def step(theta: Theta, stack: Stack) -> tuple[Stack, Tensor]:
         at = (stack.step, stack.horizon)
         stacked = vmap(lambda *xs: one(*xs, at), in_dims=(0 if own_theta else None, 0, 0, 0, 0, 0))
-        given = batch_at(task, stack), _gradient_noise(task, stack), dict(moves or {})
+        given = batch_at(task, stack), _gradient_noise(task, stack), moves(stack.step / stack.horizon) if moves else {}
         weights, state, losses = stacked(theta, stack.weights, stack.state, *given)
         return replace(stack, weights=weights, state=state, step=stack.step + 1), losses
 

@@ -7,6 +7,7 @@ process that shares the work. Its stack of optimizees (`Live`) lives in one proc
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -136,7 +137,7 @@ def advance(
         sigmas = settings.sigma * rule.action_scales().to(flatten(theta))
         moves = spsa.perturbations(live.plan.seed, settings.count, sigmas, list(live.stack.weights))
         gradient, after, losses = spsa.spsa(
-            make_step(rule, live.task, moves=moves),
+            make_step(rule, live.task, moves=partial(spsa.moves_at, moves)),
             rule.actions,
             theta,
             live.task,

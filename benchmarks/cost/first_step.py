@@ -42,6 +42,13 @@ def measure(size: str, name: str) -> dict[str, Any]:
     return row | {phase: round((peak - base) / unit, 2) for phase, peak in peaks.items()}
 
 
+def measured(size: str, name: str) -> dict[str, Any]:
+    """The same from a process of its own: what others freed is in use again before anything is seen to grow."""
+    command = [sys.executable, "-m", "benchmarks.cost.first_step", "--one", size, name]
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment()).stdout
+    return json.loads(out.splitlines()[-1])
+
+
 def _train(model: nn.Module, name: str, sizes: tuple[int, ...]) -> dict[str, float]:
     """Two steps; peak MiB of each phase."""
     *_, vocabulary, length = sizes
@@ -84,12 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if unknown := set(options.sizes) - set(SIZES):
         parser.error(f"unknown sizes {sorted(unknown)}; there are {', '.join(SIZES)}")
-    rows = []
-    for size in options.sizes:
-        for name in OPTIMIZERS:
-            command = [sys.executable, "-m", "benchmarks.cost.first_step", "--one", size, name]
-            out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment()).stdout
-            rows.append(json.loads(out.splitlines()[-1]))
+    rows = [measured(size, name) for size in options.sizes for name in OPTIMIZERS]
     print(table(rows))
     if options.publish:
         results = new_results(["python", "-m", "benchmarks.cost.first_step", *options.sizes], {"bar": BAR})

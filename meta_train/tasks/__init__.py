@@ -1,6 +1,6 @@
 """Families of tasks: those to meta-train on, and those to choose checkpoints by. Importing this registers them all."""
 
-from meta_train.tasks import autoencoder, cnn, language, mlp, siren, tabular, validation, vit
+from meta_train.tasks import autoencoder, cnn, language, mlp, recurrent, siren, tabular, validation, vit
 from meta_train.tasks.base import FAMILIES, Batch, Task, Weights
 from meta_train.tasks.registry import TaskError, draw
 
@@ -20,6 +20,7 @@ __all__ = [
     "draw",
     "language",
     "mlp",
+    "recurrent",
     "siren",
     "tabular",
     "validation",

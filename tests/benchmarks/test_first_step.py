@@ -12,7 +12,7 @@ from benchmarks.cost import first_step
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.filterwarnings("ignore")
 def test_every_phase_is_measured() -> None:
-    row = first_step.measure("smoke", "NGOptimizer")
+    row = first_step.measured("smoke", "NGOptimizer")
     assert all(row[phase] > 1 for phase in first_step.PHASES), row
     assert row["parameters"] > 100_000
 

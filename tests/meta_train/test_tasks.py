@@ -18,7 +18,7 @@ from meta_train.tasks import images as tasks_images
 IMAGES, HELD_OUT = 700, 100
 SEEDS = (0, 1, 2)
 LOSSES = {"autoencoder": (0.8, 12.0), "siren": (0.3, 4.0), "tabular": (0.5, 6.0), "language": (4.2, 5.2)}
-LOSSES["validation-table"] = (0.5, 6.0)
+LOSSES |= {"recurrent": LOSSES["language"], "validation-table": (0.5, 6.0)}
 CLASSIFIER = (1.9, 6.0)  # ln 10 is 2.3; He's initialisation starts higher
 
 
@@ -196,7 +196,7 @@ def test_examples_to_trace_with_differ() -> None:
 
 def test_families_are_for_training_or_for_validation() -> None:
     assert sorted((*TRAINING, *VALIDATION)) == sorted(FAMILIES)
-    assert {"mlp", "cnn", "autoencoder", "siren", "vit", "language", "tabular"} == set(TRAINING)
+    assert {"mlp", "cnn", "autoencoder", "siren", "vit", "language", "recurrent", "tabular"} == set(TRAINING)
     assert {f"validation-{n}" for n in ("cnn", "deep", "depthwise", "gru", "mixer", "table")} == set(VALIDATION)
 
 
