@@ -7,7 +7,7 @@ A page gets the tables of a suite between its markers, which must be there:
     <!-- table: inr_classification -->
     <!-- end of table: inr_classification -->
 
-Between those of ``weight_space`` goes a small table of all suites.
+Between those of ``weight_space`` goes a small table of all suites, between those of ``readers`` four lines for README.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ from benchmarks.weight_space.charts import draw_results
 from benchmarks.weight_space.rows import result_path, scatter_path
 from benchmarks.weight_space.scatter import draw_scatter
 from benchmarks.weight_space.suites import SIZES, SUITES
-from benchmarks.weight_space.summary import summary
+from benchmarks.weight_space.summary import headline, summary
 from benchmarks.weight_space.tables import MEASURES, suite_page
 from ngopt.command import run_command
-
-SUMMARY = "weight_space"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pages", type=Path, nargs="*", default=PAGES, help="Markdown files with markers to fill in")
     arguments = parser.parse_args(argv)
     files = {suite: result_files(suite, arguments.results) for suite in SUITES}
-    tables = {suite: suite_page(suite, files[suite]) for suite in SUITES} | {SUMMARY: summary(files)}
+    tables = {suite: suite_page(suite, files[suite]) for suite in SUITES}
+    tables |= {"weight_space": summary(files), "readers": headline(files)}
     for suite in SUITES:
         for path in draw_files(suite, files[suite], arguments.images, arguments.results):
             print(f"Picture: {path}")

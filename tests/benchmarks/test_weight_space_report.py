@@ -16,7 +16,7 @@ from benchmarks.weight_space.cli import make_parser, read_configs
 from benchmarks.weight_space.config import Config, configure
 from benchmarks.weight_space.rows import make_row, result_path, store
 from benchmarks.weight_space.suites import SUITES
-from benchmarks.weight_space.summary import summary
+from benchmarks.weight_space.summary import headline, summary
 from benchmarks.weight_space.tables import command_of, suite_page
 
 
@@ -127,6 +127,17 @@ def test_the_summary_has_the_best_read_run_of_each(folder: Path) -> None:
     put(folder, *run("ng_t", 0, value=93.5, size="medium"))
     page = summary({suite: report.result_files(suite, folder) for suite in SUITES})
     assert "mnist (medium)" in page and "mnist (small): test acc" not in page and "91.00" not in page
+
+
+def test_the_headline_has_the_best_of_both_kinds(folder: Path) -> None:
+    assert headline({suite: report.result_files(suite, folder) for suite in SUITES}) == ""  # no set of README
+    for encoder, value in (("neuron_flow", 98.0), ("ng_t", 95.0), ("mlp", 17.0)):
+        put(folder, *run(encoder, value=value, dataset="mnist-dws"))
+    put(folder, *run("neuron_flow", value=99.0, dataset="mnist-dws", probes=64))  # runs the networks, too
+    put(folder, *run("neuron_flow", value=87.0, dataset="fashion-mnist-dws"))
+    page = headline({suite: report.result_files(suite, folder) for suite in SUITES})
+    _, _, mnist, fashion = page.splitlines()
+    assert mnist.endswith("| 98.00 | 17.00 |") and fashion.endswith("| 87.00 | not run |")
 
 
 def test_a_report_without_results_names_everything() -> None:
