@@ -1,6 +1,17 @@
 """Families of tasks: those to meta-train on, and those to choose checkpoints by. Importing this registers them all."""
 
-from meta_train.tasks import autoencoder, cnn, language, mlp, recurrent, siren, tabular, validation, vit
+from meta_train.tasks import (
+    autoencoder,
+    cnn,
+    language,
+    mlp,
+    recurrent,
+    siren,
+    tabular,
+    validation,
+    validation_more,
+    vit,
+)
 from meta_train.tasks.base import FAMILIES, Batch, Task, Weights
 from meta_train.tasks.registry import TaskError, draw
 
@@ -24,5 +35,6 @@ __all__ = [
     "siren",
     "tabular",
     "validation",
+    "validation_more",
     "vit",
 ]

@@ -16,6 +16,7 @@ neurons permutes the rows and columns of every ``X`` and the rows of ``h`` alike
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -133,3 +134,16 @@ def _along_links(static: Structure, s: Tensor) -> tuple[Tensor, Tensor]:  # [nod
     members = zeros.index_add(0, block, s[node]) * static.member_share.to(s)[:, None]
     blocks = zeros.index_add(0, node, s[block]) * static.block_share.to(s)[:, None]
     return members, blocks
+
+
+class ShuffledMP(NeuronMP):
+    """The control of an ablation: as many parameters and as much work, but what a neuron says is another one's.
+
+    Which one is drawn by chance, once for all networks of a size. It is not equivariant.
+    """
+
+    def forward(self, graph: NeuralGraph, *given: Any, **options: Any) -> tuple[Tensor, None]:
+        """See `NeuronMP.forward`."""
+        embeddings, _ = super().forward(graph, *given, **options)
+        order = torch.randperm(graph.num_nodes, generator=torch.Generator().manual_seed(graph.num_nodes))
+        return embeddings[order.to(embeddings.device)], None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import ngopt
 from ngopt.encoder.features import NODE_FEATURES, node_features
-from ngopt.encoder.neuron_mp import NeuronMP
+from ngopt.encoder.neuron_mp import NeuronMP, ShuffledMP
 from ngopt.encoder.structure import structure
 from ngopt.graph.neural_graph import NeuralGraph, NodeGroup, ParamBlock
 
@@ -53,11 +53,13 @@ def random_channels(graph: NeuralGraph, seed: int) -> dict[str, tuple[Tensor, Te
     }
 
 
-def embed(graph: NeuralGraph, channels: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+def embed(
+    graph: NeuralGraph, channels: dict[str, tuple[Tensor, Tensor, Tensor]], kind: type[NeuronMP] = NeuronMP
+) -> Tensor:
     """Embeddings by an encoder with fixed weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        encoder = NeuronMP(NODE_FEATURES, rounds=2).double()
+        encoder = kind(NODE_FEATURES, rounds=2).double()
     with torch.no_grad():
         edges = {name: (weight, momentum) for name, (weight, _, momentum) in channels.items()}
         return encoder(graph, node_features(graph, channels, torch.float64), edges)[0]
@@ -191,3 +193,12 @@ def test_structure_is_made_once_and_dies_with_its_graph() -> None:
     assert key in module._cache
     del graph
     assert key not in module._cache
+
+
+def test_the_control_gives_the_same_embeddings_to_other_neurons() -> None:
+    graph = chain([3, 7, 5, 2], [1, 1, 1])
+    channels = random_channels(graph, 3)
+    own, others = embed(graph, channels), embed(graph, channels, ShuffledMP)
+    same = (own[:, None] == others[None]).all(-1)
+    assert same.any(0).all() and same.any(1).all() and not same.diagonal().all()
+    assert torch.equal(others, embed(graph, channels, ShuffledMP))  # drawn once for all

@@ -18,7 +18,9 @@ from meta_train.tasks import images as tasks_images
 IMAGES, HELD_OUT = 700, 100
 SEEDS = (0, 1, 2)
 LOSSES = {"autoencoder": (0.8, 12.0), "siren": (0.3, 4.0), "tabular": (0.5, 6.0), "language": (4.2, 5.2)}
-LOSSES |= {"recurrent": LOSSES["language"], "validation-table": (0.5, 6.0)}
+LOSSES |= {"validation-table": (0.5, 6.0), "validation-pixels": (0.8, 12.0)}
+LOSSES |= dict.fromkeys(("recurrent", *(f"validation-{n}" for n in ("lstm", "language", "window"))), LOSSES["language"])
+VALIDATIONS = ("cnn", "deep", "depthwise", "gru", "mixer", "table", "lstm", "language", "window", "pixels")
 CLASSIFIER = (1.9, 6.0)  # ln 10 is 2.3; He's initialisation starts higher
 
 
@@ -197,7 +199,7 @@ def test_examples_to_trace_with_differ() -> None:
 def test_families_are_for_training_or_for_validation() -> None:
     assert sorted((*TRAINING, *VALIDATION)) == sorted(FAMILIES)
     assert {"mlp", "cnn", "autoencoder", "siren", "vit", "language", "recurrent", "tabular"} == set(TRAINING)
-    assert {f"validation-{n}" for n in ("cnn", "deep", "depthwise", "gru", "mixer", "table")} == set(VALIDATION)
+    assert {f"validation-{n}" for n in VALIDATIONS} == set(VALIDATION)
 
 
 @pytest.mark.usefixtures("untraced")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 DEFAULT_LR = 1.0  # `lr` is a multiple of the rule's own step size
-ENCODERS = ("neuron_mp", "ng_gnn", "ng_t")
+ENCODERS = ("neuron_mp", "shuffled_mp", "ng_gnn", "ng_t")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,8 @@ class UpdateConfig:
         tie_break: Size of the term that decides on the basis where gradients do not, relative to their mean square.
         controls_every: What the rule says of each tensor is computed anew in every so many steps,
         dense_steps: and in every one of the first so many.
-        encoder: ``"neuron_mp"``; or ``"ng_gnn"``, ``"ng_t"``, which embed every weight: for small networks.
+        encoder: ``"neuron_mp"``; ``"shuffled_mp"``, its control, which gives each neuron what another one should have;
+            or ``"ng_gnn"``, ``"ng_t"``, which embed every weight: for small networks.
         messages: Read neuron embeddings; otherwise only what is known of each tensor alone (the graph ablation).
         gain_bound: Largest logarithm of a tensor's gain.
         exponent_bound: Largest exponent to which a direction is normalised.

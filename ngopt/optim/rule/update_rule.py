@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ngopt.encoder.base import Encoder
 from ngopt.encoder.features import NODE_FEATURES, node_features
-from ngopt.encoder.neuron_mp import NeuronMP
+from ngopt.encoder.neuron_mp import NeuronMP, ShuffledMP
 from ngopt.encoder.ng_gnn import NGGNN
 from ngopt.encoder.ng_t import NGT
 from ngopt.encoder.structure import structure
@@ -133,9 +133,10 @@ class UpdateRule(nn.Module):
 
 def _encoder(config: UpdateConfig) -> Encoder:
     """The encoder of node features and of two channels per edge, weight and momentum."""
-    if config.encoder == "neuron_mp":
+    if config.encoder in ("neuron_mp", "shuffled_mp"):
         sizes = {"embedding": config.embedding, "message": config.message, "rounds": config.message_rounds}
-        return NeuronMP(NODE_FEATURES, channels=2, **sizes)
+        kind = NeuronMP if config.encoder == "neuron_mp" else ShuffledMP
+        return kind(NODE_FEATURES, channels=2, **sizes)
     sizes = {"width": config.embedding, "edge_width": config.message, "layers": config.message_rounds}
     if config.encoder == "ng_gnn":
         return NGGNN(NODE_FEATURES, channels=2, message=config.message, **sizes)
