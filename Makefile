@@ -35,8 +35,8 @@ test-deep: setup
 	HYPOTHESIS_PROFILE=deep $(PYTEST) -m hypothesis
 
 # Environments of their own, with the oldest and the newest versions that pyproject.toml allows; downloads of GBs.
-test-oldest test-newest:
-	$(PYTHON) -m benchmarks.versions $(@:test-%=%)
+test-oldest test-newest: setup
+	$(BIN)/python -m benchmarks.versions $(@:test-%=%) --python $(PYTHON)
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

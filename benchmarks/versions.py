@@ -3,14 +3,16 @@
     python -m benchmarks.versions oldest      # every floor of pyproject.toml, as it is written there
     python -m benchmarks.versions newest --tests tests/graph tests/optim
 
-What was run, and with what, goes into benchmarks/results/versions.json and into the table of docs/developers.md. Needs
-nothing but Python and pip; downloads some GB where the build of torch for this platform is the one for GPUs.
+What was run, and with what, goes into benchmarks/results/versions.json and into the table of docs/developers.md. Output
+of the tests goes into tests.log in the environment's folder. Downloads some GB where torch comes built for GPUs.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import os
 import re
 import subprocess
 import sys
@@ -23,7 +25,10 @@ from benchmarks.common.results import RESULTS, put_row, read_results
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "developers.md"
-TESTS = ("tests/graph", "tests/encoder", "tests/optim", "tests/meta_train")
+TESTS = (
+    *("tests/graph", "tests/encoder", "tests/optim", "tests/meta_train", "tests/test_testing.py", "tests/test_docs.py"),
+    *("tests/test_extras.py", "tests/test_files.py", "tests/test_damaged_files.py", "tests/test_hubconf.py"),
+)  # benchmarks need packages of others, of newer versions
 TOOLS = ("pytest>=8", "hypothesis>=6.100")
 SHOWN = ("torch", "numpy", "torch_geometric", "safetensors", "einops")
 FLOOR = re.compile(r'"([A-Za-z0-9_-]+)>=([0-9.]+)')
@@ -53,14 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = requirements(options.which, (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     upgrade = ["--upgrade"] if options.which == "newest" else []
     subprocess.run([python, "-m", "pip", "install", "--quiet", *upgrade, *wanted, *TOOLS], check=True)
-    done = subprocess.run(
-        [python, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-W", "default", *options.tests],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    print(done.stdout[-4000:], done.stderr[-2000:])
-    keep(RESULTS / "versions.json", row(options.which, python, list(options.tests), done.stdout))
+    log = folder / "tests.log"
+    with log.open("w", encoding="utf-8") as file:
+        done = subprocess.run(
+            [python, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-rfE", "-W", "default", *options.tests],
+            cwd=ROOT,
+            env={"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", **os.environ},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    output = log.read_text(encoding="utf-8")
+    print(output[-4000:])
+    keep(RESULTS / "versions.json", row(options.which, python, list(options.tests), output))
     return done.returncode
 
 
@@ -69,8 +78,10 @@ def row(which: str, python: str, tests: list[str], output: str) -> dict[str, Any
     code = "import json, sys; from importlib.metadata import version\n"
     code += f"print(json.dumps({{n: version(n) for n in {SHOWN}}} | {{'python': sys.version.split()[0]}}))"
     versions = json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
-    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", output)}
-    return {"which": which, "versions": versions, "tests": tests, "counts": counts}
+    last = output.rstrip().rsplit("\n", 1)[-1]
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
+    date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    return {"which": which, "versions": versions, "date": date, "tests": tests, "counts": counts}
 
 
 def keep(path: Path, new: dict[str, Any], page: Path = PAGE) -> None:
@@ -86,11 +97,11 @@ def _number(version: str) -> list[int]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = [f"| Python | {' | '.join(SHOWN)} | tests | result |", "|---" * (len(SHOWN) + 3) + "|"]
+    lines = [f"| Python | {' | '.join(SHOWN)} | date | tests | result |", "|---" * (len(SHOWN) + 4) + "|"]
     for r in rows:
         versions = [r["versions"]["python"], *(r["versions"][name] for name in SHOWN)]
         counts = ", ".join(f"{number} {word}" for word, number in r["counts"].items())
-        lines.append(f"| {' | '.join(versions)} | {' '.join(f'`{t}`' for t in r['tests'])} | {counts} |")
+        lines.append(f"| {' | '.join(versions)} | {r['date']} | {' '.join(f'`{t}`' for t in r['tests'])} | {counts} |")
     return "\n".join(lines)
 
 

@@ -142,31 +142,36 @@ def test_skorch() -> None:
         criterion=nn.CrossEntropyLoss,
         optimizer=ngopt.NGOptimizer,
         lr=1.0,
-        optimizer__total_steps=18,
-        max_epochs=3,
+        optimizer__total_steps=60,
+        iterator_train__shuffle=True,
+        max_epochs=10,
         batch_size=16,
         train_split=None,
         verbose=0,
     )
     net.fit(x.numpy(), y.numpy())
-    assert net.optimizer_.param_groups[0]["step"] == 18
-    assert net.score(x.numpy(), y.numpy()) > 0.8
+    assert net.optimizer_.param_groups[0]["step"] == 60 and net.optimizer_.graph is not None
+    assert net.score(x.numpy(), y.numpy()) > 0.9
 
 
 @ignoring_warnings
-def test_fastai() -> None:
+@pytest.mark.parametrize("fit", ["fit", "fit_flat_cos"])
+def test_fastai(fit: str) -> None:
     needs("fastai")
     from functools import partial
 
+    from fastai.callback import progress, schedule  # noqa: F401  they give learners `no_bar` and `fit_flat_cos`
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from fastai.optimizer import OptimWrapper
 
-    data = [(row, (row[0] > 0).long()) for row in torch.randn(64, 6)]
-    loaders = DataLoaders.from_dsets(data, data[:16], bs=16, device=torch.device("cpu"))
+    data = [(row, (row[0] > 0).long()) for row in torch.randn(128, 6)]
+    loaders = DataLoaders.from_dsets(data, data[:64], bs=16, device=torch.device("cpu"))
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
     chosen = partial(OptimWrapper, opt=ngopt.NGOptimizer, schedule="user")
     learner = Learner(loaders, model, loss_func=nn.CrossEntropyLoss(), opt_func=chosen)
     with learner.no_bar(), learner.no_logging():
-        learner.fit(2, lr=1.0)
-    assert learner.opt.opt.param_groups[0]["step"] == 8
+        before = learner.validate()[0]
+        getattr(learner, fit)(5, 1.0)
+        assert learner.validate()[0] < 0.7 * before
+    assert learner.opt.opt.param_groups[0]["step"] == 40 and learner.opt.opt.graph is not None

@@ -23,7 +23,11 @@ def test_rows_are_kept_by_version_and_shown_in_their_order(tmp_path: Path) -> No
     page.write_text("before\n<!-- table: versions -->\n<!-- end of table: versions -->\nafter\n", encoding="utf-8")
     for torch, passed in (("2.14.1", 5), ("2.6.0", 3), ("2.6.0", 4)):
         row = {"which": "oldest", "versions": {name: "1.0" for name in (*versions.SHOWN, "python")} | {"torch": torch}}
-        versions.keep(tmp_path / "versions.json", row | {"tests": ["tests/graph"], "counts": {"passed": passed}}, page)
+        versions.keep(
+            tmp_path / "versions.json",
+            row | {"date": "2026-01-02", "tests": ["tests/graph"], "counts": {"passed": passed}},
+            page,
+        )
     assert [row["counts"]["passed"] for row in read_results(tmp_path / "versions.json")["rows"]] == [4, 5]
     lines = page.read_text(encoding="utf-8").splitlines()
     assert lines[0] == "before" and lines[-1] == "after" and len(lines) == 8
