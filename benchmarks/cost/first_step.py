@@ -60,7 +60,8 @@ def _train(model: nn.Module, name: str, sizes: tuple[int, ...]) -> dict[str, flo
 
     peaks = {"first backward": peak_of(backward)}
     if isinstance(optimizer, ngopt.NGOptimizer):
-        peaks["trace"] = peak_of(lambda: optimizer._listen(stepping=True))  # the first that a step does
+        attachment = optimizer._attachment  # a step starts with this
+        peaks["trace"] = peak_of(lambda: attachment.listen(optimizer, stepping=True))
         assert optimizer.graph is not None
     peaks["first step"] = peak_of(optimizer.step)
     return peaks | {"later backward": peak_of(backward), "later step": peak_of(optimizer.step)}

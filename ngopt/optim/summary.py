@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from ngopt.graph.export import table
 from ngopt.graph.sharding import local
 from ngopt.optim.attach.match import Share
+from ngopt.optim.attach.options import SHARED
 from ngopt.optim.rule.controls import EXPONENT, LOG_GAIN
 from ngopt.optim.rule.plan import ParamPlan
 
@@ -114,6 +116,17 @@ def as_table(rows: list[ParamSummary], headline: str) -> str:
     off = [row.name for row in rows if not row.on_graph]
     note = [f"* on no neural graph ({len(off)}): the per-tensor rule."] if off else []
     return "\n".join([headline, "", *table((*head, "update/weight", "steps"), cells), *note])
+
+
+def short_form(name: str, groups: Sequence[Mapping[str, Any]]) -> str:
+    """An optimizer as Python prints it: what all groups share, then a line for each, without its parameters."""
+    lines = []
+    for group in groups:
+        entries = sum(param.numel() for param in group["params"] if not is_lazy(param))
+        options = ", ".join(f"{option}={group[option]!r}" for option in ("lr", "weight_decay", "maximize"))
+        lines.append(f"  {len(group['params'])} parameters, {entries:,} entries: {options}")
+    shared = ", ".join(f"{option}={groups[0][option]!r}" for option in SHARED)
+    return "\n".join([f"{name}({shared}", *lines, ")"])
 
 
 def write_scalars(writer: Any, step: int, rows: list[ParamSummary], skipped_steps: int) -> None:

@@ -13,7 +13,15 @@ from pathlib import Path
 
 from ngopt.command import run_command
 from ngopt.optim.rule.config import UpdateConfig
-from ngopt.optim.saving.checkpoint import DEFAULT_PRETRAINED, SHIPPED, UNTRAINED, read_card, save_pretrained, shipped
+from ngopt.optim.saving.checkpoint import (
+    DEFAULT_PRETRAINED,
+    SHIPPED,
+    UNTRAINED,
+    default_name,
+    read_card,
+    save_pretrained,
+    shipped,
+)
 from ngopt.optim.update import UpdateRule
 
 UNTRAINED_CARD = {
@@ -46,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{key}: {value}")
     else:
         for name in shipped():
-            default = ", the default" if name == DEFAULT_PRETRAINED else ""
+            default = ", the default" if name == default_name() else ""
             print(f"{name}: {read_card(name)['status']}{default}")
 
 

@@ -90,7 +90,7 @@ def test_a_compiled_model_has_its_graph(backend: str) -> None:
     compiled = torch.compile(model, backend=backend)
     assert isinstance(compiled, nn.Module)
     found = losses(compiled, optimizer, 40)
-    assert optimizer.graph is not None and not optimizer._off_graph
+    assert optimizer.graph is not None and not optimizer._attachment._off_graph
     assert sum(found[-5:]) < sum(found[:5])
 
 

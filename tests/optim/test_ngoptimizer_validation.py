@@ -14,7 +14,7 @@ from torch import nn
 
 import ngopt
 from ngopt.errors import CheckpointError, GraphMismatchError
-from ngopt.optim import ngoptimizer
+from ngopt.optim import resume
 from ngopt.optim.attach import capture
 from tests.optim.ngoptimizer_cases import batch, differing, graph_of, lively_rule, make_mlp, same, train, weights
 
@@ -232,8 +232,8 @@ def snapshot(optimizer: ngopt.NGOptimizer) -> dict[str, Any]:
         {
             "state": optimizer.state_dict(),
             "names": [group["param_names"] for group in optimizer.param_groups],
-            "warned": sorted(optimizer._warned),
-            "saved_graph": optimizer._saved_graph,
+            "warned": sorted(optimizer._notices.topics),
+            "saved_graph": optimizer._attachment.saved_graph,
         }
     )
 
@@ -276,7 +276,7 @@ def test_mutations_are_refused_and_change_nothing(captured: bool) -> None:
 def test_mutations_are_noticed_by_the_checks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: without them, most mutations are accepted, raise something else, or leave the optimizer half changed."""
     saved = saved_state()
-    monkeypatch.setattr(ngoptimizer, "check_state_dict", lambda *_: None)
+    monkeypatch.setattr(resume, "check_state_dict", lambda *_: None)
     harms = 0
     for seed in range(2 * len(KINDS)):
         _, optimizer = build(seed=1)

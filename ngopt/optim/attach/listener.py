@@ -26,7 +26,23 @@ from ngopt.optim.attach.owner import can_be_called
 _HAS_FLAG = hasattr(torch.compiler, "_is_exporting_flag")
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "OptimizedModule")
 PATIENCE = 10  # steps until modules that were never called are not waited for any more
-Report = Callable[[NeuralGraph | None, Exception | None], None]
+
+
+class NothingRan(Exception):
+    """No module has been called yet."""
+
+
+def why_no_graph(error: Exception) -> str:
+    """What to say where `Listener.settle` found no graph."""
+    if isinstance(error, NothingRan):
+        return (
+            "step() came before any forward pass of the model, so there is no neural graph yet; all parameters take "
+            "the per-tensor rule until there is. Pass example_inputs= to trace at once."
+        )
+    return (
+        f"The neural graph could not be captured ({type(error).__name__}: {error}); all parameters take the "
+        "per-tensor rule. ngopt.trace(model, inputs) shows the error in full."
+    )
 
 
 class Listener:
@@ -34,14 +50,12 @@ class Listener:
 
     Args:
         roots: The model, wrapped or not; or several modules that are trained together.
-        report: A bound method, held weakly: called with the graph, with None and an error; or, if there is nothing to
-            trace yet, with None twice.
-        notice: Another bound method, held weakly: called inside the forward pass whose inputs are noted.
+        notice: A bound method, held weakly: called inside the forward pass whose inputs are noted.
     """
 
-    def __init__(self, roots: Sequence[nn.Module], report: Report, notice: Callable[[], None]) -> None:
+    def __init__(self, roots: Sequence[nn.Module], notice: Callable[[], None]) -> None:
         self._roots = [weakref.ref(root) for root in roots]
-        self._report, self._notice = weakref.WeakMethod(report), weakref.WeakMethod(notice)
+        self._notice = weakref.WeakMethod(notice)
         self._traced: tuple[str, ...] = ()  # paths of the modules that the last graph is of
         self._steps = 0
         self._hooks: dict[str, CallHook] = {}
@@ -71,33 +85,36 @@ class Listener:
                 self._hooks[path] = CallHook(module, self._notice)
                 self._handles.append(self._hooks[path].handle)
 
-    def settle(self, *, stepping: bool = False) -> None:
+    def settle(self, *, stepping: bool = False) -> NeuralGraph | Exception | None:
         """Trace what has run, if anything new has.
 
         Args:
-            stepping: A step is about to be made; report if there is no graph for it, and count it.
+            stepping: A step is about to be made: it is counted, and wants to know why there is no graph for it.
+
+        Returns:
+            The graph; or why there is none; or None, where nothing new ran.
         """
-        report = self._report()
         for hook in self._hooks.values():
             hook.forget_symbols()
         ran = {path: hook for path, hook in self._hooks.items() if hook.noted is not None and hook.module is not None}
         outermost = tuple(path for path in ran if not any(_is_inside(path, other) for other in ran))
         self._steps += stepping
         if not outermost:
-            if stepping and not self._traced and report is not None:
-                report(None, None)
-                for prefix, root in _with_prefixes(self.roots):  # perhaps its parts are called one by one
-                    self._listen_to(callable_parts(unwrap(root), prefix))
-        elif outermost != self._traced:
+            if not stepping or self._traced:
+                return None
+            for prefix, root in _with_prefixes(self.roots):  # perhaps its parts are called one by one
+                self._listen_to(callable_parts(unwrap(root), prefix))
+            return NothingRan()
+        if outermost != self._traced:
             self._traced = outermost
             modules = {path: unwrap(module) for path in outermost if (module := ran[path].module) is not None}
             calls = {path: make_inputs(noted) for path in outermost if (noted := ran[path].noted) is not None}
             if not self._is_awaited(modules.values()):
                 self.stop()
-            if report is not None:
-                self._trace(report, modules, calls)
-        elif self._steps >= PATIENCE:
+            return self._trace(modules, calls)
+        if self._steps >= PATIENCE:
             self.stop()
+        return None
 
     def _is_awaited(self, found: Iterable[nn.Module]) -> bool:
         """Whether a module that could still be called has other parameters than those found."""
@@ -105,20 +122,16 @@ class Listener:
         waiting = [module for hook in self._hooks.values() if hook.noted is None and (module := hook.module)]
         return any(id(p) not in held for module in waiting if can_be_called(module) for p in module.parameters())
 
-    def _trace(self, report: Report, modules: dict[str, nn.Module], calls: dict[str, Inputs]) -> None:
-        with torch.inference_mode(False), torch.no_grad():
-            try:
-                if modules.keys() == {""}:
-                    graph = capture.trace_quietly(modules[""], *calls[""])
-                else:
-                    graph = capture.trace_quietly(Calls(modules), tuple(calls.values()))
-            except Warning:  # warnings are errors here, by the user's choice
-                raise
-            except Exception as error:
-                self.stop()
-                report(None, error)
-            else:
-                report(graph, None)
+    def _trace(self, modules: dict[str, nn.Module], calls: dict[str, Inputs]) -> NeuralGraph | Exception:
+        try:
+            if modules.keys() == {""}:
+                return capture.trace_quietly(modules[""], *calls[""])
+            return capture.trace_quietly(Calls(modules), tuple(calls.values()))
+        except Warning:  # warnings are errors here, by the user's choice
+            raise
+        except Exception as error:
+            self.stop()
+            return error
 
 
 def _remove(handles: list[RemovableHandle]) -> None:

@@ -16,6 +16,7 @@ from ngopt.graph.sharding import is_sharded
 from ngopt.optim.rule.config import DEFAULT_LR
 
 SCHEDULES = ("builtin", "user")
+SHARED = ("total_steps", "schedule", "step")  # group entries that are the same in every group
 LEFTOVER = 0.03  # an lr of at most this share of the default was meant for another optimizer
 
 _INSTEAD = {

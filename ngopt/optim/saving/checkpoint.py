@@ -102,6 +102,11 @@ def read_card(name_or_path: str | os.PathLike = DEFAULT_PRETRAINED) -> dict[str,
     return _read(_locate(name_or_path))[0]["card"]
 
 
+def default_name() -> str:
+    """Name of the checkpoint that is used where none is asked for; its card says whether it is trained."""
+    return _locate(DEFAULT_PRETRAINED).stem
+
+
 def shipped() -> list[str]:
     """Names of the checkpoints that come with ngopt."""
     return sorted(path.stem for path in SHIPPED.glob(f"*{SUFFIX}"))

@@ -18,7 +18,6 @@ from ngopt.optim.saving.checkpoint import config_from_json, config_to_json, pars
 
 ENTRY = "ngopt"
 VERSION = 2
-SHARED = ("total_steps", "schedule", "step")  # group entries that are the same in every group
 Layout = dict[int, dict[str, tuple[int, ...]]]  # place of a parameter -> entry of its state -> shape
 
 

@@ -17,8 +17,8 @@ from torch.nn.parameter import is_lazy
 from ngopt.errors import CheckpointError, GraphMismatchError
 from ngopt.graph.sharding import is_sharded, local
 from ngopt.optim.attach.match import listing
-from ngopt.optim.attach.options import checked_group
-from ngopt.optim.saving.state import ENTRY, SHARED, Extra, same_parameters, unpack_extra
+from ngopt.optim.attach.options import SHARED, checked_group
+from ngopt.optim.saving.state import ENTRY, Extra, same_parameters, unpack_extra
 
 OPTIONS = ("lr", "weight_decay", "maximize", "total_steps", "schedule", "step")
 LARGEST_STEP = 2**53  # counts are exact up to here

@@ -1,0 +1,98 @@
+"""What a step takes from the groups of an optimizer, and writes back: gradients, options, counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ngopt.optim.attach.match import Share
+from ngopt.optim.attach.options import check_gradient
+from ngopt.optim.attachment import Attachment
+from ngopt.optim.notices import Notices
+from ngopt.optim.sharded.look import Look
+from ngopt.optim.sharded.shards import local_gradient
+from ngopt.optim.sharded.step import sharded_update_
+from ngopt.optim.update import update_
+
+
+def gradients(optimizer: Optimizer, attachment: Attachment) -> dict[str, Tensor]:
+    """Gradients by name on the graph; makes state for parameters that get one for the first time.
+
+    Raises:
+        RuntimeError: A gradient is sparse.
+    """
+    attachment.follow(optimizer)
+    groups, shares = optimizer.param_groups, attachment.shares
+    if shares is None or not groups[0]["step"] or _lack_state(optimizer, shares):
+        shares = attachment.fit(optimizer, [p for group in groups for p in group["params"] if p.grad is not None])
+    grads = {}
+    for share in shares:
+        for key, (index, param) in share.params.items():
+            if param.grad is not None:
+                check_gradient(key, param.grad)
+                grad = local_gradient(param)
+                grads[key] = -grad if groups[index]["maximize"] else grad
+    return grads
+
+
+def _lack_state(optimizer: Optimizer, shares: Iterable[Share]) -> bool:
+    params = (param for share in shares for _, param in share.params.values())
+    return any(param.grad is not None and not optimizer.state.get(param) for param in params)
+
+
+def update_groups(
+    optimizer: Optimizer,
+    shares: Iterable[Share],
+    grads: Mapping[str, Tensor],
+    looks: Iterable[Look],
+    notices: Notices,
+) -> None:
+    """Write one step into weights, state and counts.
+
+    Args:
+        optimizer: Its groups and state.
+        shares: What is stepped.
+        grads: Gradients by name on the graph.
+        looks: At the gradients of the shares that are sharded.
+        notices: Where it warns.
+
+    Raises:
+        ValueError: An option of a group is not finite; nothing was changed.
+    """
+    groups, state = optimizer.param_groups, optimizer.state
+    step, total_steps, scheduled = groups[0]["step"], groups[0]["total_steps"], groups[0]["schedule"] == "builtin"
+    lrs, decays = ([_finite(group, option) for group in groups] for option in ("lr", "weight_decay"))
+    if scheduled and total_steps is not None and step >= total_steps:
+        notices.once(
+            "horizon",
+            f"Step {step + 1} is past total_steps={total_steps}, where the built-in schedule has fallen to zero: "
+            "weights do not change any more. Give total_steps= the length of the whole run.",
+        )
+    sharded = {id(look.spread.share): look for look in looks}
+    for share in shares:
+        rest: dict[str, Any] = dict(
+            step=step,
+            total_steps=total_steps,
+            scheduled=scheduled,
+            lr={key: lrs[index] for key, (index, _) in share.params.items()},
+            weight_decay={key: decays[index] for key, (index, _) in share.params.items()},
+        )
+        mine = {key: grads[key] for key in share.params if key in grads}
+        if (look := sharded.get(id(share))) is not None:
+            sharded_update_(look, state, **rest)
+        elif mine:
+            own = {key: state[param] for key, (_, param) in share.params.items() if param in state}
+            update_(share.rule, share.graph, share.readable, mine, own, cohorts=share.cohorts, **rest)
+    for group in groups:
+        group["step"] += 1
+
+
+def _finite(group: Mapping[str, Any], option: str) -> float:
+    value = float(group[option])
+    if not math.isfinite(value):
+        raise ValueError(f"{option}={value!r} in param_groups is not finite: this step would destroy the weights.")
+    return value
