@@ -19,7 +19,7 @@ DATA = {
     "tables": "scikit-learn's diabetes and linnerud tables",
 }
 STARTED_FROM = ("kind", "outer_steps", "inner_steps", "cpu_hours", "gpu_hours", "selected")
-TEXT_FAMILIES, TABLE_FAMILIES = ("language",), ("tabular",)
+TEXT_FAMILIES, TABLE_FAMILIES = ("language", "recurrent"), ("tabular",)
 
 
 def make_card(config: RunConfig, progress: Progress, command: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch import nn
 import ngopt
 from ngopt.optim.rule import reference
 from ngopt.optim.rule.plan import plan_graph
-from ngopt.optim.rule.schedule import horizon_factor, is_refresh, warmup_and_decay
+from ngopt.optim.rule.reference import schedule as literal
+from ngopt.optim.rule.schedule import Schedule, horizon_factor, is_refresh, steepness, warmup_and_decay
 from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update, update_
 from tests.optim.update_cases import (
     CASES,
@@ -172,6 +173,16 @@ def test_schedule_rises_then_falls_to_zero() -> None:
     assert all(v == 0 for v in values[100:])
     assert warmup_and_decay(10_000, None, 20) == 1.0
     assert warmup_and_decay(0, None, 0) == 1.0
+
+
+def test_long_runs_fall_faster_at_first_and_all_reach_zero() -> None:
+    assert [steepness(steps) for steps in (None, 1, 1000, 2250, 4000, 10**6)] == [1.0, 1.0, 1.0, 1.5, 2.0, 2.0]
+    for steps, half in ((1000, 0.5), (4000, 0.25)):
+        schedule = Schedule(UpdateConfig(), steps)
+        values = [schedule.given(step) for step in range(steps + 2)]
+        assert values[20:] == sorted(values[20:], reverse=True) and values[steps:] == [0.0, 0.0]
+        assert abs(values[steps // 2] - half) < 1e-12
+        assert all(abs(values[step] - literal(step, steps)) < 1e-12 for step in (0, 7, steps // 3, steps - 1))
 
 
 def test_steps_shrink_as_runs_get_longer() -> None:

@@ -20,7 +20,8 @@ class UpdateConfig:
         vector_scale: Step of biases and norm scales, and least one of embeddings and tables, relative to that of
             matrices.
         horizon_power: Steps shrink as runs get longer than 1,000 steps, by this power of their length.
-        decay_power: The built-in schedule falls to zero like this power of what is left of the run.
+        decay_power: The built-in schedule falls to zero like this power of what is left of the run; a higher one in
+            long runs, see `ngopt.optim.rule.schedule.steepness`.
         warmup_steps: Steps over which the built-in schedule rises to one.
         spike: A gradient counts with at most so many times its usual root mean square.
         state_floats: The state may hold so many numbers per parameter, in units of a float32,

@@ -14,9 +14,11 @@ from torch import Tensor
 
 
 def schedule(step: int, total_steps: int | None, warmup: int = 20) -> float:
-    """``min(1, (t + 1) / warmup) * max(0, 1 - t / T)``."""
+    """``min(1, (t + 1) / warmup) * max(0, 1 - t / T)^p`` with ``p = sqrt(T / 1000)``, but from 1 to 2."""
     rise = min(1.0, (step + 1) / warmup)
-    return rise if total_steps is None else rise * max(0.0, 1.0 - step / total_steps)
+    if total_steps is None:
+        return rise
+    return rise * max(0.0, 1.0 - step / total_steps) ** min(2.0, max(1.0, math.sqrt(total_steps / 1000)))
 
 
 def guard(matrices: list[Tensor]) -> float:  # each [row, col]
