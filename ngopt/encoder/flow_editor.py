@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ngopt.encoder.characters import SCALE, size
 from ngopt.encoder.codes import BLOCK_CODE, PLACE, TAP_CODE
-from ngopt.encoder.flow_reader import FlowBase, Params
-from ngopt.encoder.layout import check_params, require
+from ngopt.encoder.flow_reader import FlowBase
+from ngopt.encoder.layout import check_params
+from ngopt.encoder.network_reader import Params
 from ngopt.encoder.neuron_flow import Flow, NeuronFlow
 from ngopt.encoder.walk import Walk
 from ngopt.graph.neural_graph import NeuralGraph
@@ -146,14 +147,9 @@ class FlowEditor(FlowBase):
         """New parameters of one round, ``[net, copy, *shape]``."""
         ends, new = edit.ends(walk, flow), {}
         for k, step in enumerate(walk.steps):
-            new[step.block.name] = self._changed(graph, step.block, params, edit.weights(walk, k, ends))
+            new[step.block.name] = self.changed(graph, step.block, params, edit.weights(walk, k, ends))
         for k, vector in enumerate(walk.vectors):
             if not vector.block.is_buffer:
                 change = edit.vectors(walk, k, ends).unflatten(-2, vector.block.matrix_shape[:2]).unsqueeze(-2)
-                new[vector.block.name] = self._changed(graph, vector.block, params, change)
+                new[vector.block.name] = self.changed(graph, vector.block, params, change)
         return new
-
-    def _changed(self, graph: NeuralGraph, block: Any, params: Params, change: Tensor) -> Tensor:
-        """New values ``[net, copy, *shape]`` from changes ``[net, copy, group, row, col, tap]`` in units."""
-        old = require(params, block)
-        return old.unsqueeze(1) + block.from_matrix(change) * self.normaliser.scale(graph, block)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,15 +10,13 @@ from torch import Tensor, nn
 
 from ngopt.encoder.characters import PHASE, size
 from ngopt.encoder.codes import IDENTITY
-from ngopt.encoder.layout import alike, check_params, require
+from ngopt.encoder.layout import check_params, require
+from ngopt.encoder.network_reader import NetworkReader, Params
 from ngopt.encoder.neuron_flow import Flow, NeuronFlow, Units
 from ngopt.encoder.normalise import Normaliser, compressed
 from ngopt.encoder.probes import OutputProbes
 from ngopt.encoder.walk import Walk, walk_of
 from ngopt.graph.neural_graph import NeuralGraph
-
-Params = Mapping[str, Tensor]  # name -> [net, *shape]
-Network = tuple[NeuralGraph, Mapping[str, Tensor]]  # a graph, and name -> [*shape]
 
 HEADS = 8  # outputs that are kept apart, at most
 GAIN = 1.5  # of messages that neurons without a phase hear, on weights of unit scale and as many as come in
@@ -61,8 +59,8 @@ class FlowReadout(nn.Module):
         return self.mlp(torch.cat([*normed, *(size(part).log() for part in parts), *extra], dim=-1))
 
 
-class FlowBase(nn.Module):
-    """What readers and editors have in common: normalisation, and stacks of networks as `NeuronFlow` takes them.
+class FlowBase(NetworkReader):
+    """What readers and editors have in common: the walk, and stacks of networks as `NeuronFlow` takes them.
 
     Args:
         graphs: Architectures that normalisation is measured of. All others are read too.
@@ -70,42 +68,8 @@ class FlowBase(nn.Module):
     """
 
     def __init__(self, graphs: Sequence[NeuralGraph], sign: bool) -> None:
-        super().__init__()
+        super().__init__(Normaliser(graphs))
         self.sign = sign
-        self.normaliser = Normaliser(graphs)
-
-    def fit_statistics(self, graph: NeuralGraph, params: Params) -> None:
-        """Take normalisation from training networks of one architecture, ``params``: name -> ``[net, *shape]``."""
-        self.normaliser.fit(graph, params)
-
-    def read(self, networks: Sequence[Network]) -> Tensor | list[dict[str, Tensor]]:
-        """Read any mixture of networks, those of one architecture together.
-
-        Args:
-            networks: Graph and parameters (and learned buffers), name -> ``[*shape]``, of each.
-
-        Returns:
-            ``[net, output]``; or new parameters of each network, name -> ``[copy, *shape]``; in the order given.
-
-        Raises:
-            GraphMismatchError: A parameter is missing or has another shape.
-            ValueError: There are no networks.
-        """
-        if not networks:
-            raise ValueError("read() takes at least one network")
-        for graph, params in networks:
-            check_params(graph, params, lead=0)
-        found: list[Any] = [None] * len(networks)
-        for places in alike([graph for graph, _ in networks]):
-            graph = networks[places[0]][0]
-            blocks = [block for block in (*graph.blocks, *graph.buffers) if block.role != "unused"]
-            stack = {b.name: torch.stack([require(networks[place][1], b) for place in places]) for b in blocks}
-            result = self(graph, stack)
-            for k, place in enumerate(places):
-                found[place] = result[k] if isinstance(result, Tensor) else {name: x[k] for name, x in result.items()}
-        return torch.stack(found) if isinstance(found[0], Tensor) else found
-
-    mixed = read
 
     def walk(self, graph: NeuralGraph) -> Walk:
         """The walk through a graph, where the weights are."""

@@ -6,7 +6,7 @@ networks of one architecture stacked, or any mixture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from ngopt.encoder.canonical import canonical
 from ngopt.encoder.embedding import ValueEmbedding
 from ngopt.encoder.flow_editor import FlowEditor
 from ngopt.encoder.flow_reader import FlowReader
-from ngopt.encoder.layout import Layout, alike, check_params, dense_layout, edge_blocks, require, vector_blocks
+from ngopt.encoder.layout import Layout, check_params, dense_layout, edge_blocks, require, vector_blocks
+from ngopt.encoder.network_reader import Network, NetworkReader, Params
 from ngopt.encoder.ng_gnn import NGGNN
 from ngopt.encoder.ng_t import NGT
 from ngopt.encoder.normalise import Normaliser, compressed
@@ -25,10 +26,7 @@ from ngopt.encoder.published import Published, PublishedNGGNN, PublishedNGT
 from ngopt.encoder.readout import EditReadout, InvariantReadout
 from ngopt.encoder.relations import add_rows
 from ngopt.encoder.sweeps import SweepEncoder
-from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
-
-Params = Mapping[str, Tensor]  # name -> [net, *shape]
-Network = tuple[NeuralGraph, Mapping[str, Tensor]]  # a graph, and name -> [*shape]
+from ngopt.graph.neural_graph import NeuralGraph
 
 ENCODERS = ("neuron_flow", "ng_gnn", "ng_t")
 SWEEPS = {"ng_gnn": NGGNN, "ng_t": NGT}
@@ -37,7 +35,7 @@ TASKS = ("classify", "edit")
 DENSE_FROM = 8  # networks of one architecture, from which on a stack is faster; see `benchmarks.cost.encoder`
 
 
-class Metanetwork(nn.Module):
+class Metanetwork(NetworkReader):
     """Reads networks: one vector each (`InvariantReadout`), or new parameters (`EditReadout`).
 
     Args:
@@ -61,14 +59,19 @@ class Metanetwork(nn.Module):
         sign: bool = False,
         probes: ProbeFeatures | None = None,
     ) -> None:
-        super().__init__()
-        self.encoder, self.readout, self.normaliser, self.sign, self.probes = encoder, readout, normaliser, sign, probes
+        super().__init__(normaliser)
+        self.encoder, self.readout, self.sign, self.probes = encoder, readout, sign, probes
         self.width = width
         self.vector = ValueEmbedding(1, width)
 
+    @property
+    def smallest_stack(self) -> int:
+        """Few networks are faster in a mixture; encoders that read no mixtures get stacks alone."""
+        return DENSE_FROM if self.probes is None else 1
+
     def fit_statistics(self, graph: NeuralGraph, params: Params) -> None:
         """Take normalisation from training networks of one architecture."""
-        self.normaliser.fit(graph, canonical(graph, params) if self.sign else params)
+        super().fit_statistics(graph, canonical(graph, params) if self.sign else params)
 
     def forward(self, graph: NeuralGraph, params: Params) -> Tensor | dict[str, Tensor]:
         """Read networks of one architecture, stacked.
@@ -99,11 +102,11 @@ class Metanetwork(nn.Module):
         new = {}
         for k, block in enumerate(edge_blocks(graph)):
             change = self.readout.edges(nodes, edges[k], layout.relations[k], layout.values[k])
-            new[block.name] = self._changed(graph, block, params, change.movedim(-1, 1))
+            new[block.name] = self.changed(graph, block, params, change.movedim(-1, 1))
         for (row_nodes, place), block in zip(layout.vectors, vector_blocks(graph), strict=True):
             if not block.is_buffer:
                 change = self.readout.vectors(nodes, row_nodes, place)
-                new[block.name] = self._changed(graph, block, params, change.movedim(-1, 1))
+                new[block.name] = self.changed(graph, block, params, change.movedim(-1, 1))
         return new
 
     def mixed(self, networks: Sequence[Network]) -> Tensor | list[dict[str, Tensor]]:
@@ -155,41 +158,6 @@ class Metanetwork(nn.Module):
         vector_changes = [self.readout.vectors(nodes, *place) for place in layout.vectors]
         return self._dealt(networks, edge_changes, vector_changes)
 
-    def read(self, networks: Sequence[Network]) -> Tensor | list[dict[str, Tensor]]:
-        """Read any networks the fastest way: stacks of what there is much of, and one mixture of all the rest.
-
-        Args:
-            networks: Graph and parameters (and learned buffers), name -> ``[*shape]``, of each.
-
-        Returns:
-            As `mixed`, up to rounding, in the order given. Encoders that read no mixtures get stacks alone.
-
-        Raises:
-            GraphMismatchError: A parameter is missing or has another shape.
-            ValueError: There are no networks.
-        """
-        if not networks:
-            raise ValueError("read() takes at least one network")
-        for graph, params in networks:
-            check_params(graph, params, lead=0)
-        mixes = self.probes is None
-        found: list[Any] = [None] * len(networks)
-        rest: list[int] = []
-        for places in alike([graph for graph, _ in networks]):
-            if mixes and len(places) < DENSE_FROM:
-                rest += places
-                continue
-            graph = networks[places[0]][0]
-            blocks = [block for block in (*graph.blocks, *graph.buffers) if block.role != "unused"]
-            stack = {b.name: torch.stack([require(networks[place][1], b) for place in places]) for b in blocks}
-            result = self(graph, stack)
-            for k, place in enumerate(places):
-                found[place] = result[k] if isinstance(result, Tensor) else {name: x[k] for name, x in result.items()}
-        if rest:
-            for place, result in zip(rest, self.mixed([networks[place] for place in rest]), strict=True):
-                found[place] = result
-        return torch.stack(found) if isinstance(self.readout, InvariantReadout) else found
-
     def _scaled(self, graph: NeuralGraph, params: Params) -> dict[str, Tensor]:  # name -> [*net, group, row, col, tap]
         blocks = (*edge_blocks(graph), *vector_blocks(graph))
         return {b.name: compressed(self.normaliser(graph, b, b.to_matrix(require(params, b)))) for b in blocks}
@@ -200,13 +168,6 @@ class Metanetwork(nn.Module):
         for x, (row_nodes, place) in zip(vectors, layout.vectors, strict=True):
             features = add_rows(features, row_nodes, self.vector(x, place))
         return features
-
-    def _changed(self, graph: NeuralGraph, block: ParamBlock, params: Params, change: Tensor) -> Tensor:
-        """New values ``[*net, copy, *shape]`` from changes in units of the normaliser."""
-        old = require(params, block)
-        lead = change.shape[: 1 + old.ndim - len(block.shape)]
-        change = block.from_matrix(change.reshape(*lead, *block.matrix_shape)) * self.normaliser.scale(graph, block)
-        return old.unsqueeze(len(lead) - 1) + change
 
     def _dealt(
         self, networks: Sequence[Network], edges: Sequence[Tensor], vectors: Sequence[Tensor]
@@ -219,14 +180,14 @@ class Metanetwork(nn.Module):
                 blocks = edge_blocks(graph)
                 if k < len(blocks):
                     part = changes[start : start + blocks[k].numel].mT
-                    mine[blocks[k].name] = self._changed(graph, blocks[k], params, part)
+                    mine[blocks[k].name] = self.changed(graph, blocks[k], params, part)
                     start += blocks[k].numel
         start = 0
         for (graph, params), mine in zip(networks, new, strict=True):
             for block in vector_blocks(graph):
                 if not block.is_buffer:
                     part = vectors[0][start : start + block.numel].mT
-                    mine[block.name] = self._changed(graph, block, params, part)
+                    mine[block.name] = self.changed(graph, block, params, part)
                 start += block.numel
         return new
 
