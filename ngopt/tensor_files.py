@@ -22,6 +22,7 @@ from ngopt.files import CHECKSUM, checksum, is_sealed, parse_json, write_bytes
 
 HEADER = "header"
 Tensors = dict[str, Tensor]
+Header = dict[str, Any]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
@@ -32,15 +33,25 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, A
     write_bytes(path, save(plain, metadata={HEADER: json.dumps(sealed)}))
 
 
-def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
+def read_tensors(path: Path, *, most_bytes: int | None = None, format: str | None = None) -> tuple[Tensors, Header]:
     """Tensors and header of a file of `write_tensors`; no more memory is taken than the file is long.
+
+    Args:
+        path: Of the file.
+        most_bytes: More than any file of its kind has: a mistaken path must not fill the memory.
+        format: What the header's entry ``"format"`` must be. Such files have a checksum; those of older kinds may not.
 
     Raises:
         FileError: It is none of these, or not what was written.
         OSError: It cannot be read.
     """
     with path.open("rb") as file:  # a missing or unreadable file is an OSError with its name
-        file.read(1)
+        start = file.read(9)
+    # A safetensors file has the length of its header first, which can begin like a pickle, and then a brace.
+    if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
+        raise FileError(f"{path} is a pickle (torch.save), which ngopt never reads: it could run code.")
+    if most_bytes is not None and (size := path.stat().st_size) > most_bytes:
+        raise FileError(f"{path} has {size:,} bytes, too many for a file of its kind.")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(HEADER)
@@ -52,6 +63,8 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
     header = parse_json(text, f"The header of {path}")
     if not isinstance(header, dict):
         raise FileError(f"The header of {path} is not a JSON object.")
+    if format is not None and (header.get("format") != format or CHECKSUM not in header):
+        raise FileError(f"{path} has the format {header.get('format')!r}, not {format!r}, or no checksum.")
     rest = {name: value for name, value in header.items() if name != CHECKSUM}
     if is_sealed(header, path) and header[CHECKSUM] != content_checksum(rest, tensors):
         raise FileError(f"{path} is not what was written: its checksum does not fit.")
@@ -60,7 +73,11 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 def content_checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over a header and every tensor with its name, dtype and shape."""
-    digest = hashlib.sha256(checksum(dict(header)).encode())
+    return add_tensors(hashlib.sha256(checksum(dict(header)).encode()), tensors)
+
+
+def add_tensors(digest: Any, tensors: Mapping[str, Tensor]) -> str:
+    """A digest of `hashlib` after every tensor, with its name, dtype and shape, was added; in hexadecimal."""
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
@@ -88,6 +105,16 @@ def check_like(
         raise FileError(
             f"{source}: tensors {', '.join(sorted(wrong)[:8])} are missing, unknown, or of another shape or dtype."
         )
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: Any) -> None:
+    """See that there is no NaN and no infinity.
+
+    Raises:
+        FileError: There is; the message names the tensors.
+    """
+    if bad := [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]:
+        raise FileError(f"{source}: {', '.join(bad[:8])} hold NaN or infinity.")
 
 
 @contextmanager

@@ -21,12 +21,16 @@ from meta_train.data.formats import sha256
 from meta_train.folder import RunFolderError
 from meta_train.rules import feed_forward
 from meta_train.tensor_files import read_tensors, write_tensors
+from ngopt.encoder import reader
 from ngopt.errors import CheckpointError, FileError
 from ngopt.files import read_json, write_json
+from ngopt.optim.saving import checkpoint
+from ngopt.optim.update import UpdateConfig, UpdateRule
 from tests.benchmarks.weight_space_cases import settings
 from tests.benchmarks.weight_space_cases import trainer as reader_of
 from tests.meta_train import meta_train_cases
 from tests.mutations import survey
+from tests.optim.checkpoint_cases import as_version_2
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 
@@ -82,6 +86,30 @@ def test_predictors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return equal(found.model.state_dict(), few) and found.card == header["card"]
 
     check(path, lambda: predictor.load(path), same, PredictorError)
+
+
+def test_readers(tmp_path: Path) -> None:
+    tensors, header = read_tensors(reader.SHIPPED / "mnist-inr.safetensors")
+    few = {name: value for name, value in tensors.items() if value.numel() < 100}
+    write_tensors(path := tmp_path / "a.safetensors", few, header)
+
+    def same(found: reader.Reader) -> bool:
+        return equal(dict(found._tensors), few) and found.card == header["card"]
+
+    check(path, lambda: reader.load_reader(path), same, CheckpointError)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_checkpoints(tmp_path: Path, older: bool) -> None:
+    rule = UpdateRule(UpdateConfig(embedding=2, message=2))
+    path = checkpoint.save_pretrained(rule, tmp_path / "a.safetensors", card={"status": "test"})
+    if older:
+        as_version_2(path)
+
+    def same(found: UpdateRule) -> bool:
+        return equal(dict(found.state_dict()), dict(rule.state_dict())) and found.config == rule.config
+
+    check(path, lambda: checkpoint.load_pretrained(path), same, CheckpointError)
 
 
 def test_shipped_files_have_a_checksum() -> None:

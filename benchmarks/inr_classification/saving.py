@@ -5,10 +5,8 @@ python -m benchmarks.inr_classification save runs/inr_classification/mnist-dws-l
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import ngopt
 from benchmarks.inr_data.siren import Siren, coordinates
@@ -16,6 +14,7 @@ from benchmarks.weight_space.config import ConfigError
 from benchmarks.weight_space.saving import best_of, config_of, save_command
 from benchmarks.weight_space.session import ROW
 from benchmarks.weight_space.suites import METANETWORKS
+from ngopt.cards import card_page
 from ngopt.encoder.reader import save_reader
 from ngopt.files import read_json, write_text
 
@@ -61,15 +60,8 @@ def save(run: Path, path: Path) -> Path:
         "licence": "MIT",
     }
     save_reader(path, graph, tensors, options, card)
-    write_text(path.with_suffix(".md"), page(path.stem, card))
+    write_text(path.with_suffix(".md"), card_page(path.stem, card))
     return path
-
-
-def page(name: str, card: dict[str, Any]) -> str:
-    """Markdown of a card."""
-    lines = [f"# {name}", ""]
-    lines += [f"- **{key}**: {value if isinstance(value, str) else json.dumps(value)}" for key, value in card.items()]
-    return "\n".join(lines) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 
 from meta_train.rules.base import LearnedRule, State
 from meta_train.theta import Theta
+from ngopt.cards import card_page
 from ngopt.errors import CheckpointError, FileError
 from ngopt.files import write_text
 from ngopt.graph.neural_graph import NeuralGraph
-from ngopt.optim.saving.checkpoint import card_page
 from ngopt.tensor_files import check_like, read_tensors, reading, write_tensors
 
 DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999)
@@ -105,7 +105,7 @@ class FeedForwardRule(LearnedRule):
     def save(self, theta: Theta, path: Path, card: Mapping[str, Any]) -> None:
         """Write one safetensors file, the card in its header, and the card beside it as Markdown."""
         write_tensors(path, dict(theta), {"format": FORMAT, "card": dict(card)})
-        write_text(path.with_suffix(".md"), card_page(path.stem, card, theta))
+        write_text(path.with_suffix(".md"), card_page(path.stem, card))
 
 
 def log_and_sign(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,9 @@ from torch import nn
 
 import ngopt
 from ngopt.encoder import load_reader, metanetwork
-from ngopt.encoder.reader import ENTRY, SHIPPED, save_reader
+from ngopt.encoder.reader import SHIPPED, save_reader
 from ngopt.errors import CheckpointError, GraphMismatchError
+from ngopt.tensor_files import HEADER
 
 OPTIONS = {"task": "classify", "outputs": 3, "encoder": "neuron_flow", "width": 8, "hidden": 8}
 
@@ -79,10 +80,10 @@ def test_damaged_files_are_refused(saved: tuple[Path, nn.Module], damage: str, t
         if damage == "tensor":
             tensors.pop(next(iter(tensors)))
         length = int.from_bytes(data[:8], "little")
-        entry = json.loads(data[8 : 8 + length])["__metadata__"][ENTRY]
-        entry = {"tensor": entry, "format": entry.replace("ngopt-reader-1", "ngopt-reader-9"), "json": "{"}[damage]
-        save_file(tensors, path, {ENTRY: entry})
-    with pytest.raises(CheckpointError, match="not a reader, or is damaged"):
+        entry = json.loads(data[8 : 8 + length])["__metadata__"][HEADER]
+        entry = {"tensor": entry, "format": entry.replace("ngopt-reader-2", "ngopt-reader-9"), "json": "{"}[damage]
+        save_file(tensors, path, {HEADER: entry})
+    with pytest.raises(CheckpointError, match="not a reader that this ngopt can read"):
         load_reader(path)
 
 

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ngopt
 from meta_train.config import read_config
 from ngopt.errors import CheckpointError
 from ngopt.optim.rule.config import UpdateConfig
-from ngopt.optim.saving import checkpoint
 from ngopt.optim.saving.checkpoint import SHIPPED, config_from_json, config_to_json, read_card, shipped
 from ngopt.optim.update import UpdateRule
 from ngopt.pretrained.__main__ import main
+from ngopt.tensor_files import HEADER, content_checksum
+from tests.optim.checkpoint_cases import as_version_2, header_of, seal_version_2
 from tests.optim.ngoptimizer_cases import lively_rule
 
 
@@ -31,18 +31,13 @@ def saved(tmp_path: Path) -> Path:
     return ngopt.save_pretrained(lively_rule(), tmp_path / "mine", card={"status": "random", "hours": 0.5})
 
 
-def header_of(path: Path) -> dict:
-    with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["ngopt"])
-
-
 def rewrite(path: Path, tensors: dict | None = None, reseal: bool = True, **header: object) -> None:
     """Write the file again with something changed; ``reseal`` makes the checksum fit."""
     tensors = load_file(path) if tensors is None else tensors
     changed = {**header_of(path), **header}
     if reseal:
-        changed["sha256"] = checkpoint._digest({k: v for k, v in changed.items() if k != "sha256"}, tensors)
-    save_file(tensors, path, metadata={"ngopt": json.dumps(changed)})
+        changed["sha256"] = content_checksum({k: v for k, v in changed.items() if k != "sha256"}, tensors)
+    save_file(tensors, path, metadata={HEADER: json.dumps(changed)})
 
 
 def test_round_trip(saved: Path) -> None:
@@ -127,17 +122,17 @@ def foreign(path: Path) -> None:
 
 
 def no_header(path: Path) -> None:
-    save_file(load_file(path), path, metadata={"ngopt": "{"})
+    save_file(load_file(path), path, metadata={HEADER: "{"})
 
 
 def missing_checksum(path: Path) -> None:
     header = header_of(path)
     del header["sha256"]
-    save_file(load_file(path), path, metadata={"ngopt": json.dumps(header)})
+    save_file(load_file(path), path, metadata={HEADER: json.dumps(header)})
 
 
 def next_version(path: Path) -> None:
-    rewrite(path, format_version=3)
+    rewrite(path, format_version=4)
 
 
 def edited_card(path: Path) -> None:
@@ -198,15 +193,15 @@ def not_finite(path: Path) -> None:
     ("damage", "message"),
     [
         (truncate, "not a readable safetensors file"),
-        (flip, "SHA-256 does not fit"),
+        (flip, "checksum does not fit"),
         (empty, "not a readable safetensors file"),
         (make_pickle, "never reads"),
         (make_torch_save, "never reads"),
-        (foreign, "not one of ngopt's"),
-        (no_header, "not one of ngopt's"),
-        (missing_checksum, "not one of ngopt's"),
-        (next_version, "format version 3; this ngopt reads version 2"),
-        (edited_card, "SHA-256 does not fit"),
+        (foreign, "no header of ngopt"),
+        (no_header, "is not JSON"),
+        (missing_checksum, "or no checksum"),
+        (next_version, "format version 4; this ngopt reads version 3"),
+        (edited_card, "checksum does not fit"),
         (unknown_setting, "pain_bound"),
         (wrong_type, "embedding must be int, not '16'"),
         (out_of_range, "momentum=1.5"),
@@ -223,6 +218,22 @@ def test_damaged_files(saved: Path, damage: Callable[[Path], None], message: str
     ngopt.load_pretrained(saved)
     damage(saved)
     with pytest.raises(CheckpointError, match=message):
+        ngopt.load_pretrained(saved)
+
+
+def test_files_of_version_2_are_read_and_checked(saved: Path) -> None:
+    header = as_version_2(saved)
+    assert read_card(saved) == header["card"]
+    assert all(torch.equal(x, lively_rule().state_dict()[name]) for name, x in load_file(saved).items())
+    content = saved.read_bytes()
+    for damage in (truncate, flip):
+        damage(saved)
+        with pytest.raises(CheckpointError, match="ngopt"):
+            ngopt.load_pretrained(saved)
+        saved.write_bytes(content)
+    ngopt.load_pretrained(saved)
+    seal_version_2(saved, load_file(saved), header | {"config": None})
+    with pytest.raises(CheckpointError, match="settings do not fit"):
         ngopt.load_pretrained(saved)
 
 
@@ -271,7 +282,7 @@ def test_a_crash_while_writing_leaves_the_old_file(saved: Path, monkeypatch: pyt
     def crash(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint.os, "replace", crash)
+    monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(OSError, match="disk full"):
         ngopt.save_pretrained(lively_rule(seed=1), saved)
     assert saved.read_bytes() == before

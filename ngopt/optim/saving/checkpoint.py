@@ -9,7 +9,6 @@ The shipped untrained checkpoint is made again by ``python -m ngopt.pretrained -
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,25 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from ngopt.errors import CheckpointError
-from ngopt.files import write_bytes, write_text
+from ngopt.cards import card_page
+from ngopt.errors import CheckpointError, FileError
+from ngopt.files import write_text
 from ngopt.optim.rule.config import UpdateConfig
 from ngopt.optim.rule.update_rule import UpdateRule
+from ngopt.optim.saving.older import VERSION as VERSION_2
+from ngopt.optim.saving.older import read_version_2
+from ngopt.tensor_files import check_finite, check_like, read_tensors, write_tensors
 
-ENTRY = "ngopt"  # of the safetensors metadata
 FORMAT = "ngopt-rule"
-FORMAT_VERSION = 2  # 1: the rule before it led with SOAP's direction
+FORMAT_VERSION = 3  # 1: the rule before it led with SOAP's direction; 2: another header
+READ_VERSIONS = (VERSION_2, FORMAT_VERSION)
 DEFAULT_PRETRAINED = "ngopt-base"
 SHIPPED = Path(__file__).resolve().parents[2] / "pretrained"
 SUFFIX = ".safetensors"
 UNTRAINED = "-untrained"
 LARGEST = {"embedding": 4096, "message": 4096, "message_rounds": 64}  # a damaged setting must not fill the memory
 MAX_BYTES = 1 << 28  # far above any rule; keeps a mistaken path from filling the memory
-REQUIRED = ("format", "format_version", "config", "card", "sha256")
+REQUIRED = ("format", "format_version", "config", "card")
 
 
 def save_pretrained(rule: UpdateRule, path: str | os.PathLike, *, card: Mapping[str, Any] | None = None) -> Path:
@@ -54,23 +55,17 @@ def save_pretrained(rule: UpdateRule, path: str | os.PathLike, *, card: Mapping[
     """
     path = Path(path)
     path = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in rule.state_dict().items()}
+    tensors, card = rule.state_dict(), dict(card or {"status": "untrained"})
     _check_finite(tensors, path)
-    header: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "config": dataclasses.asdict(rule.config),
-        "card": dict(card or {"status": "untrained"}),
-    }
     try:
-        header["sha256"] = _digest(header, tensors)
+        json.dumps(card)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"The model card must hold JSON values only: {error}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One entry, because safetensors writes several in any order: the same rule is then always the same bytes.
-    write_bytes(path, save(tensors, metadata={ENTRY: json.dumps(header, sort_keys=True)}))
-    page = card_page(path.stem, header["card"], tensors, f", format {FORMAT_VERSION}")
-    write_text(path.with_suffix(".md"), page)
+    header = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": dataclasses.asdict(rule.config)}
+    write_tensors(path, tensors, {**header, "card": card})
+    count = sum(value.numel() for value in tensors.values())
+    introduction = f"{count:,} meta-parameters in {len(tensors)} tensors, format {FORMAT_VERSION}."
+    write_text(path.with_suffix(".md"), card_page(path.stem, card, introduction))
     return path
 
 
@@ -165,7 +160,12 @@ def rule_from_tensors(
             raise CheckpointError(f"{where}: {name}={getattr(config, name)} is more than any rule has ({most}).")
     dtype = dtype or next(iter(dtypes), torch.float32)
     with torch.device("meta"):  # takes no memory: the sizes may be damaged
-        _check_tensors(tensors, UpdateRule(config).to(dtype).state_dict(), where)
+        expected = UpdateRule(config).to(dtype).state_dict()
+    try:
+        check_like(tensors, expected, where)
+    except FileError as error:
+        raise CheckpointError(f"{error} Use the version of ngopt that wrote it.") from error
+    _check_finite(tensors, where)
     rule = UpdateRule(config).to(dtype)
     rule.load_state_dict(tensors)
     return rule
@@ -208,69 +208,21 @@ def _locate(name_or_path: str | os.PathLike) -> Path:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a file whose header and checksum are right."""
     remedy = "Download or write it again with ngopt.save_pretrained."
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(9)
-    # A safetensors file has the length of its header first, which can begin like a pickle, and then a brace.
-    if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
-        raise CheckpointError(f"{path} is a pickle (torch.save), which ngopt never reads: it could run code. {remedy}")
-    if size > MAX_BYTES:
-        raise CheckpointError(f"{path} has {size} bytes, too many for an ngopt checkpoint. {remedy}")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file ({error}). {remedy}") from error
-    try:
-        header = json.loads(metadata.get(ENTRY, "{}"))
-    except (ValueError, RecursionError):
-        header = {}
-    if not isinstance(header, dict) or header.get("format") != FORMAT or header.keys() != set(REQUIRED):
-        raise CheckpointError(f"{path} is a safetensors file, but not one of ngopt's. {remedy}")
-    if header["format_version"] != FORMAT_VERSION:
+        older = read_version_2(path, MAX_BYTES)
+        tensors, header = older or read_tensors(path, most_bytes=MAX_BYTES, format=FORMAT)
+    except (FileError, OSError) as error:
+        raise CheckpointError(f"{error} {remedy}") from error
+    if header.get("format_version") not in READ_VERSIONS or header.keys() != set(REQUIRED):
         raise CheckpointError(
-            f"{path} has format version {header['format_version']}; this ngopt reads version {FORMAT_VERSION}. "
+            f"{path} has format version {header.get('format_version')}; this ngopt reads version {FORMAT_VERSION}. "
             "Install the ngopt that wrote it, or write it again."
         )
-    if header["sha256"] != _digest(header, tensors):
-        raise CheckpointError(f"{path} was changed after it was written: its SHA-256 does not fit. {remedy}")
     return header, tensors
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | os.PathLike) -> None:
-    def form(value: Tensor) -> tuple:
-        return tuple(value.shape), value.dtype
-
-    wrong = [name for name in tensors.keys() | expected.keys() if name not in tensors or name not in expected]
-    wrong += [name for name in tensors.keys() & expected.keys() if form(tensors[name]) != form(expected[name])]
-    if wrong:
-        raise CheckpointError(
-            f"{path}: tensors {sorted(wrong)[:8]} are missing, unknown, or of another shape or dtype than its settings "
-            "ask for. Use the version of ngopt that wrote it."
-        )
-    _check_finite(tensors, path)
-
-
-def _check_finite(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None:
-    bad = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
-    if bad:
-        raise CheckpointError(f"{path}: tensors {bad[:8]} hold NaN or infinity; such a rule cannot be used.")
-
-
-def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the header (without itself) and every tensor with its name, dtype and shape."""
-    digest = hashlib.sha256(json.dumps({k: v for k, v in header.items() if k != "sha256"}, sort_keys=True).encode())
-    for name in sorted(tensors):
-        value = tensors[name].contiguous()
-        digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def card_page(name: str, card: Mapping[str, Any], tensors: Mapping[str, Tensor], note: str = "") -> str:
-    """A model card as Markdown; the note ends the sentence on the tensors."""
-    count = sum(value.numel() for value in tensors.values())
-    lines = [f"# {name}", "", f"{count:,} meta-parameters in {len(tensors)} tensors{note}.", ""]
-    lines += [f"- **{key.replace('_', ' ')}**: {value}" for key, value in card.items()]
-    return "\n".join(lines) + "\n"
+def _check_finite(tensors: Mapping[str, Tensor], source: str | os.PathLike) -> None:
+    try:
+        check_finite(tensors, source)
+    except FileError as error:
+        raise CheckpointError(f"{error} Such a rule cannot be used.") from error
