@@ -93,6 +93,7 @@ def update_(
     decays = {name: option(weight_decay, name) for name in given}
     for change in changes_(rule, graph, weights, given, state, step, total_steps, rates, decays, cohorts or Cohorts()):
         apply_(change, weights)
+        del change  # before the next is made
 
 
 def step_factor(rule: UpdateRule, step: int, total_steps: int | None, scheduled: bool) -> float:
@@ -140,24 +141,25 @@ def changes_(
         for cohort in found:
             if cohort.count == 1:
                 join(cohort.states, "guard").copy_(guard)
-    turned: Iterable[Tensor] = (
-        _accumulate_(cohort, gradients, weights, config, team) for cohort in found
-    )  # one by one
+    # One by one, and without a name for what is done with: a step takes memory for one cohort at a time.
+    turned: Iterable[Tensor] = map(lambda cohort: _accumulate_(cohort, gradients, weights, config, team), found)
     if graph is not None and not neutral and is_refresh(step, config):
         turned = list(turned)
         seen = {name: x for cohort, own in zip(found, turned, strict=True) for name, x in _parts(cohort, own).items()}
         for name, said in rule.controls(graph, plans, weights, seen, state, step, total_steps, team).items():
             state[name]["controls"].copy_(said)
-    directions: Iterable[Tensor] = (_direct_(cohort, own, config) for cohort, own in zip(found, turned, strict=True))
+    directions: Iterable[Tensor] = map(lambda cohort, own: _direct_(cohort, own, config), found, turned)
     lengths = None
     if not neutral:
         directions = list(directions) if team.pieces else directions
         lengths = team.lengths(lambda: _norms_of_pieces(found, directions, team))
-    for cohort, own in zip(found, directions, strict=True):
-        changes = _changes(cohort, plans, own, gradients, lengths, config)
+
+    def change(cohort: Cohort, direction: Tensor) -> Change:
+        changes, names = _changes(cohort, plans, direction, gradients, lengths, config), cohort.names
         cohort.count += 1
-        names = cohort.names
-        yield Change(names, changes, [rates[name] for name in names], [decays[name] for name in names])
+        return Change(names, changes, [rates[name] for name in names], [decays[name] for name in names])
+
+    yield from map(change, found, directions)
 
 
 def _accumulate_(
@@ -186,6 +188,8 @@ def _accumulate_(
             carry = stack.spread(carries[at : at + len(stack.names)])
         at += len(stack.names)
         sides, gradient = stack.plan.sides, stack.view(each)
+        for name in stack.names:
+            del each[name]
 
         def weight(stack=stack) -> Tensor:
             return stack.view(weights).to(dtype)
@@ -206,6 +210,7 @@ def _accumulate_(
         turned.append(gradient.reshape(-1))
     turned += [each[name].reshape(-1) for name in cohort.names[cohort.first_vector :]]
     gradient = torch.cat(turned) if len(turned) > 1 else turned[0]
+    del turned
     cohort.momentum.lerp_(gradient, 1.0 - config.momentum)
     decay = config.second_moment
     cohort.second_moment.mul_(decay).addcmul_(gradient, gradient, value=1.0 - decay)

@@ -22,7 +22,9 @@ from ngopt.optim.rule.team import ALONE, Alone
 
 SMALL = 2**18  # parameters of at most so many entries are stacked
 SMALL_ON_GPU = 2**22  # where starting a kernel costs more than running it
-MOST = 2**24  # entries of a cohort, unless one parameter has more: a step takes memory for a few copies of a cohort
+# Entries of a cohort, unless one parameter has more. A step takes memory for about seven copies of a cohort: that of a
+# large network has a share of it, that of a small one as many entries as make starting kernels cheap.
+MOST, LEAST, LEAST_ON_GPU, SHARE = 2**24, 2**20, 2**22, 1 / 64
 
 
 @dataclass
@@ -162,14 +164,16 @@ def _arrange(
 ) -> list[Cohort]:
     alike: dict[tuple, list[list[str]]] = {}
     room: dict[tuple, int] = {}
+    total = sum(gradient.numel() for gradient in gradients.values())
     for name in sorted(gradients, key=lambda name: plans[name].form):  # those that are stacked, side by side
         gradient, count = gradients[name], int(state[name]["step"]) + 1
-        alone = name if gradient.numel() > (SMALL if gradient.device.type == "cpu" else SMALL_ON_GPU) else None
+        small, least = (SMALL, LEAST) if gradient.device.type == "cpu" else (SMALL_ON_GPU, LEAST_ON_GPU)
+        alone = name if gradient.numel() > small else None
         kind = (gradient.dtype, gradient.device, name in apart, count, alone)
         room[kind] = room.get(kind, 0) - gradient.numel()
         if kind not in alike or room[kind] < 0:
             alike.setdefault(kind, []).append([])
-            room[kind] = MOST - gradient.numel()
+            room[kind] = min(MOST, max(least, int(SHARE * total))) - gradient.numel()
         alike[kind][-1].append(name)
     return [Cohort.of(names, plans, state, count) for (*_, count, _), parts in alike.items() for names in parts]
 
