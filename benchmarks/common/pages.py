@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.common.results import write_text
 
-PAGES = (Path("README.md"), Path("docs/encoders.md"), Path("docs/benchmarks.md"))
+PAGES = (Path("README.md"), Path("docs/encoders.md"), Path("docs/optimizer.md"), Path("docs/benchmarks.md"))
 
 
 def fill_pages(name: str, table: str, pages: Iterable[Path] = PAGES) -> list[Path]:

@@ -20,14 +20,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.common.pages import fill_pages
-from benchmarks.common.results import RESULTS, new_results, read_results, write_results
+from benchmarks.cost.command import Cost
 from benchmarks.cost.encoder_networks import Batch, cnns, inrs, mixture
 from benchmarks.cost.encoder_pairs import PairReader
 from benchmarks.cost.memory import environment, growth
@@ -40,7 +38,6 @@ ENCODERS = {"neuron_flow": "NeuronFlow", "ng_gnn": "NG-GNN", "ng_t": "NG-T"}
 WITH_EDGES = ("ng_gnn", "ng_t")
 CLASSES = 10
 COPIES = (1, 2, 4, 8, 32, 128)  # networks per architecture
-PUBLISHED = RESULTS / "encoder_cost.json"
 BATCHES: dict[str, Callable[[str], Batch]] = {
     "inrs": lambda device: inrs(128, device),
     "cnns": lambda device: cnns(128, device),
@@ -216,51 +213,38 @@ def _ratio(row: dict[str, Any], grid: dict[str, Any] | None, key: str) -> str:
     return f"{row[key] / grid[key]:.2f}" if grid and grid[key] and row[key] is not None else ""
 
 
+COST = Cost("encoder", table)
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost.encoder", description=__doc__)
+    parser = COST.parser(__doc__)
     parser.add_argument("--batches", nargs="+", choices=list(BATCHES), default=["inrs", "cnns", "mixture"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=7, help="timed repeats of each path")
     parser.add_argument("--architectures", type=int, default=10, help="of the second table")
     parser.add_argument("--copies", nargs="*", type=int, default=list(COPIES), help="networks per architecture there")
-    parser.add_argument(
-        "--clock", choices=["wall", "cpu"], default="wall",
-        help="cpu: processor time; with one thread it is the wall time of an idle machine, even on a busy one",
-    )  # fmt: skip
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
-    parser.add_argument("--output", type=Path, default=PUBLISHED)
-    parser.add_argument(
-        "--report",
-        action="store_true",
-        help="measure nothing; print the tables; those of the default output go into the pages",
-    )
-    parser.add_argument("--smoke", action="store_true", help="a few networks and rounds, to see that it runs")
     parser.add_argument("--memory-of", choices=list(BATCHES), help=argparse.SUPPRESS)  # print its peaks
     options = parser.parse_args(argv)
     if options.memory_of:
         print(json.dumps(peak_memory(options.memory_of, options.device)))
-        return
-    if options.report:
-        text = table(read_results(options.output)["rows"])
-        print(text)
-        if options.output == PUBLISHED:
-            fill_pages("encoder_cost", text)
-        return
+    else:
+        COST.report(options, None if options.report else _measure_all(options, argv))
+
+
+def _measure_all(options: argparse.Namespace, argv: list[str] | None) -> dict[str, Any]:
     if options.smoke:
         options.batches, options.rounds, options.architectures, options.copies = ["smoke"], 1, 2, [1, 2]
-    kept = {"rounds": options.rounds, "clock": options.clock}
-    results = new_results(["python", "-m", "benchmarks.cost.encoder", *(argv or sys.argv[1:])], kept)
+    results = COST.new(argv, {"rounds": options.rounds, "clock": options.clock})
     for name in options.batches:
-        rows = measure(name, options.device, options.clock, options.rounds, not options.no_memory)
-        results["rows"] += rows
-        print(table(rows), flush=True)
-        write_results(options.output, results)
+        results["rows"] += measure(name, options.device, options.clock, options.rounds, not options.no_memory)
+        COST.keep(options, results)
     if options.copies:
         for row in threshold(options.device, options.clock, options.rounds, options.architectures, options.copies):
             results["rows"].append(row)
-            write_results(options.output, results)
-    print(table(results["rows"]))
+            COST.keep(options, results)
+    return results
 
 
 if __name__ == "__main__":

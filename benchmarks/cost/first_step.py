@@ -17,8 +17,7 @@ import torch
 from torch import nn
 
 import ngopt
-from benchmarks.common.pages import fill_pages
-from benchmarks.common.results import RESULTS, new_results, write_results
+from benchmarks.cost.command import Cost
 from benchmarks.cost.memory import environment, in_use, peak_of
 from benchmarks.gpu_parts import GPT
 from ngopt.command import run_command
@@ -80,24 +79,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+COST = Cost("first_step", table)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, and write the table where a page has a place for it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost.first_step", description=__doc__.splitlines()[0])
-    parser.add_argument("sizes", nargs="*", default=["small"], help=f"any of {', '.join(SIZES)}")
-    parser.add_argument("--publish", action="store_true", help="into benchmarks/results and the pages")
+    """The command line."""
+    parser = COST.parser(__doc__, clock=False, smoke=False)
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["small"])
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # what this process is to measure
     options = parser.parse_args(argv)
     if options.one:
         print(json.dumps(measure(*options.one)))
-        return
-    if unknown := set(options.sizes) - set(SIZES):
-        parser.error(f"unknown sizes {sorted(unknown)}; there are {', '.join(SIZES)}")
-    rows = [measured(size, name) for size in options.sizes for name in OPTIMIZERS]
-    print(table(rows))
-    if options.publish:
-        results = new_results(["python", "-m", "benchmarks.cost.first_step", *options.sizes], {"bar": BAR})
-        write_results(RESULTS / "first_step.json", {**results, "rows": rows})
-        fill_pages("first_step", table(rows))
+    elif options.report:
+        COST.report(options)
+    else:
+        results = COST.new(argv, {"bar": BAR})
+        for size in options.sizes:
+            results["rows"] += [measured(size, name) for name in OPTIMIZERS]
+            COST.keep(options, results)
+        COST.report(options, results)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common.pages import fill_pages
-from benchmarks.common.results import RESULTS, new_results, read_results, write_results
+from benchmarks.cost.command import Cost
 from benchmarks.cost.stopwatch import Stopwatch
 from meta_train.config import RunConfig, parse_config
 from meta_train.estimators.backprop import backprop
@@ -46,7 +45,6 @@ from meta_train.unroll import Objective, meta_losses, unroll
 from ngopt.command import run_command
 from ngopt.optim.update import update
 
-PUBLISHED = RESULTS / "meta_cost.json"
 BATCH, STEPS, CLASSES = 32, 10, 10
 BEGIN, HORIZON = 0, 1000  # a fresh state has to begin at its first step, where its bases are made
 WORKS = ("forward", "backpropagation")
@@ -305,55 +303,43 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+COST = Cost("meta", table)
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost.meta", description=__doc__)
+    parser = COST.parser(__doc__)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--stacks", nargs="+", type=int, default=[1, 16, 64], help="optimizees in a stack")
     parser.add_argument("--rounds", type=int, default=5, help="timed repeats")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--processes", nargs="*", type=int, default=[1, 2], help="of the scaling table")
     parser.add_argument("--iterations", type=int, default=10, help="timed iterations of the scaling table")
-    parser.add_argument(
-        "--clock", choices=["wall", "cpu"], default="wall",
-        help="cpu: processor time; with one thread it is the wall time of an idle machine, even on a busy one",
-    )  # fmt: skip
-    parser.add_argument("--output", type=Path, default=PUBLISHED)
-    parser.add_argument(
-        "--report",
-        action="store_true",
-        help="measure nothing; print the tables; those of the default output go into the pages",
-    )
-    parser.add_argument("--smoke", action="store_true", help="little of everything, to see that it runs")
     parser.add_argument("--scaling-worker", nargs=2, metavar=("FOLDER", "CONFIG"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.scaling_worker:
         folder, values = options.scaling_worker
         scaling_worker(Path(folder), json.loads(values), options.iterations, options.clock)
-        return
-    if not options.report:
-        _measure_all(options, argv)
-    text = table(read_results(options.output)["rows"])
-    print(text)
-    if options.output == PUBLISHED:
-        fill_pages("meta_cost", text)
+    else:
+        COST.report(options, None if options.report else _measure_all(options, argv))
 
 
-def _measure_all(options: argparse.Namespace, argv: list[str] | None) -> None:
+def _measure_all(options: argparse.Namespace, argv: list[str] | None) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     steps, size, slots, count = STEPS, PEAK_SIZE, 4, 16
     if options.smoke:
         options.networks, options.stacks, options.rounds, options.iterations = options.networks[:1], [1, 2], 1, 1
         steps, size, slots, count = 2, 64, 2, 1
     settings = {"batch": BATCH, "steps": steps, "rounds": options.rounds, "clock": options.clock}
-    results = new_results(["python", "-m", "benchmarks.cost.meta", *(argv or sys.argv[1:])], settings)
+    results = COST.new(argv, settings)
     for name in options.networks:
         results["rows"] += measure(name, options.stacks, steps, options.clock, options.rounds, size)
-        write_results(options.output, results)
+        COST.keep(options, results)
     if options.processes:
         config = scaling_config(slots, count, steps)
         results["rows"] += scaling(options.processes, config, options.iterations, options.clock)
-        write_results(options.output, results)
+        COST.keep(options, results)
+    return results
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytorch_optimizer
@@ -25,7 +24,7 @@ import torch
 from torch import nn
 
 import ngopt
-from benchmarks.common.results import RESULTS, new_results, write_results, write_text
+from benchmarks.cost.command import Cost
 from benchmarks.cost.memory import resident
 from benchmarks.cost.step_models import WORKLOADS, Workload
 from benchmarks.cost.stopwatch import Stopwatch
@@ -194,30 +193,30 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+COST = Cost("step", table)
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost.step", description=__doc__)
+    parser = COST.parser(__doc__)
     real = [name for name in WORKLOADS if name != "smoke"]
     parser.add_argument("--models", nargs="+", choices=list(WORKLOADS), default=real)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=30, help="timed steps of each optimizer")
-    parser.add_argument(
-        "--clock", choices=["wall", "cpu"], default="wall",
-        help="cpu: processor time; with one thread it is the wall time of an idle machine, even on a busy one",
-    )  # fmt: skip
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
-    parser.add_argument("--output", type=Path, default=RESULTS / "step_cost.json")
-    parser.add_argument("--smoke", action="store_true", help="a tiny model and a few rounds, to see that it runs")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)  # model, optimizer: print one number
     options = parser.parse_args(argv)
     if options.memory_of:
         name, optimizer = options.memory_of
         print(json.dumps(peak_memory(name, optimizer if optimizer != "none" else None, options.device)))
-        return
+    else:
+        COST.report(options, None if options.report else _measure_all(options, argv))
+
+
+def _measure_all(options: argparse.Namespace, argv: list[str] | None) -> dict[str, Any]:
     if options.smoke:
         options.models, options.rounds, options.no_memory = ["smoke"], 12, True
-    settings = {"rounds": options.rounds, "clock": options.clock}
-    results = new_results(["python", "-m", "benchmarks.cost.step", *(argv or sys.argv[1:])], settings)
+    results = COST.new(argv, {"rounds": options.rounds, "clock": options.clock})
     for name in options.models:
         rows = measure(name, options.device, options.clock, options.rounds, quiet=not sys.stderr.isatty())
         for row in rows if not options.no_memory else ():
@@ -225,9 +224,8 @@ def main(argv: list[str] | None = None) -> None:
             command = [sys.executable, "-m", "benchmarks.cost.step", *arguments]
             row["peak_mib"] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         results["rows"] += rows
-        print(table(rows), flush=True)
-    write_results(options.output, results)
-    write_text(options.output.with_suffix(".md"), table(results["rows"]))
+        COST.keep(options, results)
+    return results
 
 
 if __name__ == "__main__":

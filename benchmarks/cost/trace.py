@@ -1,21 +1,24 @@
-"""What tracing costs, once per model: seconds and peak memory. ``python -m benchmarks.cost.trace``."""
+"""What tracing costs, once per model: CPU seconds of one thread, peak memory. ``python -m benchmarks.cost.trace``."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
+import os
 import resource
 import subprocess
 import sys
 import time
 import warnings
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
 
 import ngopt
+from benchmarks.cost.command import Cost
+from benchmarks.gpu_parts import GPT
 from ngopt.command import run_command
 
 
@@ -31,6 +34,11 @@ def gpt2() -> tuple[nn.Module, object]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     return GPT2LMHeadModel(GPT2Config()), {"input_ids": torch.randint(0, 50257, (1, 16))}
+
+
+def gpt_60m() -> tuple[nn.Module, object]:
+    """60M parameters, 12 layers of width 512, tied embeddings, 64 tokens."""
+    return GPT(512, 8, 12, 43264, 64), torch.randint(43264, (1, 64))
 
 
 def llama_1b() -> tuple[nn.Module, object]:
@@ -52,47 +60,64 @@ def mlp() -> tuple[nn.Module, object]:
     return nn.Sequential(*layers[:-1]), torch.randn(2, 784)
 
 
-MODELS = {"mlp": mlp, "resnet50": resnet50, "gpt2": gpt2, "llama_1b": llama_1b}
+MODELS = {"mlp": mlp, "resnet50": resnet50, "gpt_60m": gpt_60m, "gpt2": gpt2, "llama_1b": llama_1b}
 
 
-def measure(name: str) -> dict[str, object]:
+def measure(name: str) -> dict[str, Any]:
     """Trace one model in this process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, inputs = MODELS[name]()
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     graph = ngopt.trace(model, inputs)
     return {
         "model": name,
         "parameters": sum(p.numel() for p in model.parameters()),
         "nodes": graph.num_nodes,
-        "seconds": round(time.perf_counter() - start, 2),
+        "seconds": round(time.perf_counter() - wall, 2),
+        "cpu_seconds": round(time.process_time() - cpu, 2),
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "certified": graph.certified,
     }
 
 
+def measured(name: str) -> dict[str, Any]:
+    """The same from a process of its own, with one thread: its CPU time is what an idle core takes."""
+    command = [sys.executable, "-m", "benchmarks.cost.trace", "--one", name]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = ["| model | parameters | nodes | CPU seconds | peak GB | certified |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        cells = [row["model"], f"{row['parameters']:,}", f"{row['nodes']:,}", f"{row['cpu_seconds']:.1f}"]
+        cells += [f"{row['peak_gb']:.2f}", "yes" if row["certified"] else "no"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+COST = Cost("trace", table)
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Trace each model in a process of its own and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost.trace", description=__doc__)
-    parser.add_argument("models", nargs="*", default=list(MODELS), help=f"any of {', '.join(MODELS)}")
-    parser.add_argument("--one", choices=MODELS, help=argparse.SUPPRESS)
+    """The command line."""
+    parser = COST.parser(__doc__, clock=False, smoke=False)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--one", choices=list(MODELS), help=argparse.SUPPRESS)  # what this process is to measure
     options = parser.parse_args(argv)
     if options.one:
         print(json.dumps(measure(options.one)))
-        return
-    unknown = set(options.models) - set(MODELS)
-    if unknown:
-        parser.error(f"unknown models {sorted(unknown)}; there are {', '.join(MODELS)}")
-    print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads\n")
-    print("| model | parameters | nodes | seconds | peak GB | certified |")
-    print("|---|---|---|---|---|---|")
-    for name in options.models:
-        command = [sys.executable, "-m", "benchmarks.cost.trace", "--one", name]
-        out = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-        row = json.loads(out.splitlines()[-1])
-        cells = f"{row['parameters']:,} | {row['nodes']:,} | {row['seconds']} | {row['peak_gb']} | {row['certified']}"
-        print(f"| {name} | {cells} |", flush=True)
+    elif options.report:
+        COST.report(options)
+    else:
+        results = COST.new(argv, {"threads": 1})
+        for name in options.models:
+            results["rows"].append(measured(name))
+            COST.keep(options, results)
+        COST.report(options, results)
 
 
 if __name__ == "__main__":

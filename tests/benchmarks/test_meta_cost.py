@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.cost import command
 from benchmarks.cost import meta as meta_cost
 from benchmarks.cost.meta import (
     BATCH,
@@ -114,8 +115,9 @@ def test_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert printed == table(rows) + "\n" and page.read_text() == fill_me
     assert [row["stack"] for row in rows if row["table"] == "inner"] == [1, 2]
     assert all(row[f"{work}_ratio"] > 0 for row in rows if row["table"] == "inner" for work in meta_cost.WORKS)
-    monkeypatch.setattr(meta_cost, "PUBLISHED", output)
-    main(["--report", "--output", str(output)])
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    output.rename(tmp_path / "meta_cost.json")
+    main(["--report"])
     assert capsys.readouterr().out == printed and table(rows) in page.read_text()
 
 
