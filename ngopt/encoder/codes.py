@@ -10,7 +10,6 @@ equal codes, frozen nodes each their own. Learned linear maps read them.
 from __future__ import annotations
 
 import hashlib
-import weakref
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from ngopt.encoder.structure import FUNCTIONS, STRUCTURAL_FEATURES, structure
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
+from ngopt.graph.per_graph import per_graph
 
 TEXT = 16  # size of the code of a text
 PLACE = 8  # size of the code of a place
@@ -48,16 +48,9 @@ class Codes:
     taps: dict[str, Tensor]
 
 
-_cache: dict[tuple[int, torch.device], Codes] = {}
-
-
 def codes(graph: NeuralGraph, device: torch.device | str = "cpu") -> Codes:
     """The codes of ``graph`` with tensors on ``device``; made once and kept as long as the graph lives."""
-    key = (id(graph), torch.device(device))
-    if key not in _cache:
-        _cache[key] = _build(graph, key[1])
-        weakref.finalize(graph, _cache.pop, key, None)
-    return _cache[key]
+    return _build(graph, torch.device(device))
 
 
 def plain(nodes: Tensor) -> Tensor:  # [node, NODE_CODE], the same
@@ -100,6 +93,7 @@ def identities(graph: NeuralGraph) -> Tensor:  # [node, IDENTITY]
     return codes
 
 
+@per_graph
 def _build(graph: NeuralGraph, device: torch.device) -> Codes:
     blocks = (*graph.blocks, *graph.buffers)
     rows = {

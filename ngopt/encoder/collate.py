@@ -5,7 +5,6 @@ PyG takes seconds to import, and so does so only when this is needed.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from ngopt.encoder.layout import Layout, Values, edge_blocks, end_nodes, link_re
 from ngopt.encoder.relations import ListEdges
 from ngopt.extras import extra
 from ngopt.graph.neural_graph import NeuralGraph
+from ngopt.graph.per_graph import per_graph
 
 with extra("encoders", "reading networks of several architectures"):
     from torch_geometric.data import Batch, Data
@@ -34,18 +34,12 @@ class _NetworkData(Data):
         return 1 if key == "link_to_node" else 0
 
 
-_data: dict[tuple[int, torch.device], _NetworkData] = {}
-
-
 def network_data(graph: NeuralGraph, device: torch.device | str = "cpu") -> _NetworkData:
     """A network's edges, one per pair of a row and a column, as PyG data; made once per graph and device."""
-    key = (id(graph), torch.device(device))
-    if key not in _data:
-        _data[key] = _build_data(graph, key[1])
-        weakref.finalize(graph, _data.pop, key, None)
-    return _data[key]
+    return _build_data(graph, torch.device(device))
 
 
+@per_graph
 def _build_data(graph: NeuralGraph, device: torch.device) -> _NetworkData:
     known = codes(graph)
     index = ("pair_to_row", "pair_to_col", "pair_step", "entry_to_edge", "entry_step", "row_to_node", "row_step")

@@ -7,7 +7,6 @@ network. An encoder gives the same embeddings with both, up to rounding.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +18,7 @@ from ngopt.encoder.relations import BlockEdges, ListEdges, Relation
 from ngopt.encoder.structure import structure
 from ngopt.errors import GraphMismatchError
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
+from ngopt.graph.per_graph import per_graph
 
 
 @dataclass(frozen=True)
@@ -131,19 +131,13 @@ def alike(graphs: Sequence[NeuralGraph]) -> list[list[int]]:
     return list(places.values())
 
 
-_dense: dict[tuple[int, torch.device, torch.dtype], Layout] = {}
-
-
 def dense_layout(graph: NeuralGraph, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Layout:
     """The layout for stacks of networks of one architecture; made once and kept as long as the graph lives."""
-    key = (id(graph), torch.device(device), dtype or torch.get_default_dtype())
-    if key not in _dense:
-        _dense[key] = _build_dense(graph, key[1]).to(key[2])
-        weakref.finalize(graph, _dense.pop, key, None)
-    return _dense[key]
+    return _build_dense(graph, torch.device(device), dtype or torch.get_default_dtype())
 
 
-def _build_dense(graph: NeuralGraph, device: torch.device) -> Layout:
+@per_graph
+def _build_dense(graph: NeuralGraph, device: torch.device, dtype: torch.dtype) -> Layout:
     known, nodes = codes(graph, device), graph.to(device)
     relations, values, vectors = [], [], []
     for block in edge_blocks(nodes):
@@ -164,7 +158,7 @@ def _build_dense(graph: NeuralGraph, device: torch.device) -> Layout:
         1,
         inputs.nonzero().flatten().to(device),
         outputs.nonzero().flatten().to(device),
-    )
+    ).to(dtype)
 
 
 def end_nodes(graph: NeuralGraph) -> tuple[Tensor, Tensor]:  # [node], twice

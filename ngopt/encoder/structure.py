@@ -6,13 +6,13 @@ All of it depends on the graph alone and is computed once per graph and device.
 from __future__ import annotations
 
 import math
-import weakref
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
+from ngopt.graph.per_graph import per_graph
 
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid", "sin", "softmax")
 FUNCTIONS = len(ACTIVATIONS) + 1  # features that say which activation: the last ones
@@ -53,18 +53,12 @@ class Structure:
     depth: dict[str, int]
 
 
-_cache: dict[tuple[int, torch.device], Structure] = {}
-
-
 def structure(graph: NeuralGraph, device: torch.device | str = "cpu") -> Structure:
     """The structure of ``graph`` with its tensors on ``device``; made once and kept as long as the graph lives."""
-    key = (id(graph), torch.device(device))
-    if key not in _cache:
-        _cache[key] = _build(graph, key[1])
-        weakref.finalize(graph, _cache.pop, key, None)
-    return _cache[key]
+    return _build(graph, torch.device(device))
 
 
+@per_graph
 def _build(graph: NeuralGraph, device: torch.device) -> Structure:
     nodes = graph.num_nodes
     frozen = torch.zeros(nodes, dtype=torch.bool)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from ngopt.encoder.characters import FREE, characters
 from ngopt.encoder.codes import codes, identities
 from ngopt.encoder.layout import end_nodes, vector_blocks
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
+from ngopt.graph.per_graph import per_graph
 
 Parts = tuple[tuple[int, Tensor | None], ...]  # characters, and the places that have them; None for all
 
@@ -90,9 +90,6 @@ class Walk:
     is_block: Tensor
 
 
-_cache: dict[tuple[int, torch.device, torch.dtype, bool], Walk] = {}
-
-
 def walk_of(graph: NeuralGraph, device: torch.device | str, dtype: torch.dtype, symmetric: bool = True) -> Walk:
     """The walk through ``graph``; made once and kept as long as the graph lives.
 
@@ -102,13 +99,10 @@ def walk_of(graph: NeuralGraph, device: torch.device | str, dtype: torch.dtype, 
         dtype: Of its codes.
         symmetric: Whether neurons keep to the sign, phase and scale symmetries that the graph knows of.
     """
-    key = (id(graph), torch.device(device), dtype, symmetric)
-    if key not in _cache:
-        _cache[key] = _build(graph, key[1], dtype, symmetric)
-        weakref.finalize(graph, _cache.pop, key, None)
-    return _cache[key]
+    return _build(graph, torch.device(device), dtype, symmetric)
 
 
+@per_graph
 def _build(graph: NeuralGraph, device: torch.device, dtype: torch.dtype, symmetric: bool) -> Walk:
     known = codes(graph, device)
     kinds, omega = characters(graph)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import re
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from ngopt.graph.certificate import TOLERANCE, evaluate, random_state, relative_error
 from ngopt.graph.elements import GraphElements, ParamBlock
+from ngopt.graph.per_graph import per_graph
 
 ODD = ("tanh", "sin")
 POSITIVE = ("relu", "leaky_relu")
@@ -103,17 +103,11 @@ class Touched:
     neurons: Tensor
 
 
-_cache: dict[tuple[int, Scaling, torch.device], tuple[Touched, ...]] = {}
-
-
+@per_graph
 def touched(graph: GraphElements, scaling: Scaling, device: torch.device) -> tuple[Touched, ...]:
     """The parameters that a scaling changes; found once, so that no later look at indices waits for a GPU."""
-    key = (id(graph), scaling, device)
-    if key not in _cache:
-        found = [_touched(block, scaling, device) for block in graph.blocks]
-        _cache[key] = tuple(place for place in found if place.rows is not None or place.cols is not None)
-        weakref.finalize(graph, _cache.pop, key, None)
-    return _cache[key]
+    found = [_touched(block, scaling, device) for block in graph.blocks]
+    return tuple(place for place in found if place.rows is not None or place.cols is not None)
 
 
 def _touched(block: ParamBlock, scaling: Scaling, device: torch.device) -> Touched:

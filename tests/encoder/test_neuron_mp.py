@@ -190,9 +190,9 @@ def test_structure_is_made_once_and_dies_with_its_graph() -> None:
     graph = chain([4, 5, 3], [1, 1, 1])
     assert structure(graph) is structure(graph)
     key = (id(graph), torch.device("cpu"))
-    assert key in module._cache
+    assert key in module._build.kept
     del graph
-    assert key not in module._cache
+    assert key not in module._build.kept
 
 
 def test_the_control_gives_the_same_embeddings_to_other_neurons() -> None:

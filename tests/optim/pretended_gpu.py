@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from ngopt.encoder import structure as encoder_structure
+from ngopt.graph.per_graph import per_graph
 from ngopt.optim.attach import match
 
 aten = torch.ops.aten
@@ -122,6 +123,7 @@ def _to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
     return self
 
 
+@per_graph
 def _structure(graph: Any, device: torch.device) -> encoder_structure.Structure:
     with _disable_current_modes():  # counts decide on shapes
         real = _plain_structure(graph, torch.device("cpu"))
