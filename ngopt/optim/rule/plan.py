@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import math
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ngopt.encoder.structure import structure
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
+from ngopt.graph.per_graph import per_graph
 from ngopt.optim.rule.config import UpdateConfig
 
 ELEMENTWISE_ROLES = ("embedding", "table", "bias", "scale", "buffer")
@@ -228,21 +228,17 @@ def choose(forms: Mapping[str, tuple[ParamPlan, ...]], config: UpdateConfig) -> 
 
 
 Forms = dict[str, tuple[ParamPlan, ...]]
-_cache: dict[tuple[int, UpdateConfig], tuple[Forms, dict[str, ParamPlan]]] = {}
 
 
+@per_graph
 def _on_graph(graph: NeuralGraph, config: UpdateConfig) -> tuple[Forms, dict[str, ParamPlan]]:
     """Forms, and a choice of forms, of all blocks of a graph; made once and kept as long as the graph lives."""
-    key = (id(graph), config)
-    if key not in _cache:
-        known = structure(graph)
-        forms = {
-            b.name: forms_of_param(b.name, b.shape, b, config, (b.name in known.outputs, b.name in known.inputs))
-            for b in graph.blocks
-        }
-        _cache[key] = forms, choose(forms, config)
-        weakref.finalize(graph, _cache.pop, key, None)
-    return _cache[key]
+    known = structure(graph)
+    forms = {
+        b.name: forms_of_param(b.name, b.shape, b, config, (b.name in known.outputs, b.name in known.inputs))
+        for b in graph.blocks
+    }
+    return forms, choose(forms, config)
 
 
 @functools.lru_cache(maxsize=65536)
