@@ -8,7 +8,7 @@ above zero, A is better. Its 95 % interval comes from drawing tasks, and seeds w
 from __future__ import annotations
 
 import argparse
-import hashlib
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from meta_train.evaluate import LAST
+from meta_train.evaluate import DIVERGED, LAST
 from meta_train.inner import make_step, start
+from meta_train.intervals import bootstrap_groups
 from meta_train.rules import NeuralGraphRule
 from meta_train.seeds import derive
 from meta_train.tasks import VALIDATION, Task, draw
-from meta_train.unroll import log_losses, unroll
+from meta_train.unroll import Objective, log_losses, unroll
 from ngopt.command import run_command
 from ngopt.errors import NGOptError
 from ngopt.extras import extra
 from ngopt.files import read_json, write_json
 from ngopt.optim.saving.checkpoint import load_pretrained
+from ngopt.tensor_files import content_checksum
 
 DRAWS = {"validation-deep": (0, 1)}  # tanh and ReLU; other families have one task
-RESAMPLES = 10_000
-FLOOR = 1e-3  # added to losses, as in meta-training: halving one far below it is worth nothing
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,7 @@ class Advantage:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % percentile interval; tasks are drawn again, and seeds within each."""
-        random, (tasks, seeds) = np.random.default_rng(0), self.logs.shape
-        chosen = random.integers(0, tasks, (RESAMPLES, tasks, 1))
-        drawn = self.logs[chosen, random.integers(0, seeds, (RESAMPLES, tasks, seeds))].mean((1, 2))
-        low, high = np.percentile(drawn, [2.5, 97.5])
-        return float(low), float(high)
+        return bootstrap_groups(self.logs.tolist(), lambda means: means.mean(-1))
 
 
 def read_rule(checkpoint: str) -> NeuralGraphRule:
@@ -73,19 +69,19 @@ def read_rule(checkpoint: str) -> NeuralGraphRule:
 
 def digest(rule: NeuralGraphRule) -> str:
     """Of settings and meta-parameters: what tells two checkpoints of one name apart."""
-    content = repr(rule.inner.config).encode()
-    for value in rule.parameters():
-        content += value.detach().numpy().tobytes()
-    return hashlib.sha256(content).hexdigest()[:12]
+    return content_checksum(dataclasses.asdict(rule.inner.config), rule.state_dict())[:12]
 
 
 def final_losses(rule: NeuralGraphRule, task: Task, steps: int, seeds: int) -> list[float]:
-    """Logarithm of the mean loss over the last fifth of a run, of each seed; all seeds run as one stack."""
+    """Logarithm of the mean loss over the last fifth of a run, of each seed; all seeds run as one stack.
+
+    As in meta-training, halving a loss far below `Objective.floor` is worth nothing.
+    """
     stack = start(rule, task, count=seeds, horizon=steps, seed=derive("compare", task.name, steps))
     with torch.no_grad():
         _, losses = unroll(make_step(rule, task), dict(rule.named_parameters()), task, stack, steps)
     last = losses[-max(1, round(LAST * steps)) :]
-    return torch.nan_to_num(log_losses(last.mean(0), FLOOR), nan=10.0, posinf=10.0).tolist()
+    return torch.nan_to_num(log_losses(last.mean(0), Objective.floor), nan=DIVERGED, posinf=DIVERGED).tolist()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

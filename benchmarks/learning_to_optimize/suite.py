@@ -12,17 +12,11 @@ from typing import Any
 
 from benchmarks.common.results import read_results
 from benchmarks.common.rivals import RIVALS
-from benchmarks.learning_to_optimize.measures import (
-    bootstrap,
-    bootstrap_groups,
-    interquartile_mean,
-    mean_curve,
-    speed_up,
-    steps_to,
-)
+from benchmarks.learning_to_optimize.measures import mean_curve, speed_up, steps_to
 from benchmarks.learning_to_optimize.optimizers import BASE, LEARNED, own_name
 from benchmarks.learning_to_optimize.store import FOLDER, Row, cost_path, rows_of
 from benchmarks.learning_to_optimize.tasks import GROUPS, TASKS
+from meta_train.intervals import bootstrap, bootstrap_groups, interquartile_mean
 
 FIRST_LOOKED_AT: dict[str, str | None] = {  # the day of the first run of a learned optimizer; None: not yet
     "paper": "2026-11-21",

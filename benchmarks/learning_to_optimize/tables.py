@@ -8,7 +8,6 @@ from statistics import mean, stdev
 
 from benchmarks.common.rivals import RIVALS
 from benchmarks.learning_to_optimize.bars import bars
-from benchmarks.learning_to_optimize.measures import bootstrap
 from benchmarks.learning_to_optimize.optimizers import (
     BASE,
     BY_TRAIN_LOSS,
@@ -22,6 +21,7 @@ from benchmarks.learning_to_optimize.optimizers import (
 from benchmarks.learning_to_optimize.suite import TaskRuns, overall, rank, steps_and_seconds
 from benchmarks.learning_to_optimize.tasks import GROUPS, TASKS
 from benchmarks.learning_to_optimize.tuning import short
+from meta_train.intervals import bootstrap
 
 Suites = dict[int, Sequence[TaskRuns]]
 MAIN = (UNTRAINED, RAW_SHAPES, NO_GRAPH, NO_MODEL, NGOPT)  # learned optimizers that a whole table has

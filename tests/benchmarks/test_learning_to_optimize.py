@@ -46,6 +46,7 @@ from benchmarks.learning_to_optimize.tasks import (
     vae,
 )
 from benchmarks.learning_to_optimize.training import make_loop, outcome
+from meta_train import intervals
 from meta_train.data import DataMissingError, data_root, load_text
 from meta_train.data.catalogue import MOBY_DICK, SPECS, TEXTS
 from meta_train.data.places import locate
@@ -423,12 +424,12 @@ def test_divergence() -> None:
 
 
 def test_interquartile_mean_and_interval() -> None:
-    assert measures.interquartile_mean([100.0, 1.0, 2.0, 3.0, 4.0, 0.0]) == 2.5
-    assert measures.interquartile_mean([3.0]) == 3.0
-    low, high = measures.bootstrap([[1.0, 2.0, 3.0]])
+    assert intervals.interquartile_mean([100.0, 1.0, 2.0, 3.0, 4.0, 0.0]) == 2.5
+    assert intervals.interquartile_mean([3.0]) == 3.0
+    low, high = intervals.bootstrap([[1.0, 2.0, 3.0]])
     assert 1.0 <= low < 2.0 < high <= 3.0
-    assert (low, high) == measures.bootstrap([[1.0, 2.0, 3.0]])
-    assert measures.bootstrap([[2.0, 2.0]]) == (2.0, 2.0)
+    assert (low, high) == intervals.bootstrap([[1.0, 2.0, 3.0]])
+    assert intervals.bootstrap([[2.0, 2.0]]) == (2.0, 2.0)
 
 
 # ---- reports on hand-made rows
@@ -556,11 +557,11 @@ def test_intervals_over_tasks_are_wider_than_over_seeds() -> None:
 
     groups = [[1.0, 1.1], [2.0, 2.1], [8.0, 8.1]]
 
-    seeds, tasks = measures.bootstrap(groups, middle), measures.bootstrap_groups(groups, middle)
+    seeds, tasks = intervals.bootstrap(groups, middle), intervals.bootstrap_groups(groups, middle)
     assert tasks[0] < seeds[0] < 3.7 + 1e-9 < seeds[1] + 0.1 < tasks[1]
-    assert measures.bootstrap_groups([[2.0, 2.0]] * 3, middle) == (2.0, 2.0)
-    assert (measures.interquartile_mean(np.array([[9.0, 1, 2, 3], [4, 5, 0, 9]])) == [2.5, 4.5]).all()
-    assert measures.bootstrap([[1.0, math.inf]], middle) == (1.0, math.inf)
+    assert intervals.bootstrap_groups([[2.0, 2.0]] * 3, middle) == (2.0, 2.0)
+    assert (intervals.interquartile_mean(np.array([[9.0, 1, 2, 3], [4, 5, 0, 9]])) == [2.5, 4.5]).all()
+    assert intervals.bootstrap([[1.0, math.inf]], middle) == (1.0, math.inf)
 
 
 def test_summary_says_what_was_not_run(tmp_path: Path) -> None:
