@@ -9,7 +9,7 @@ from meta_train.tasks import (
     siren,
     tabular,
     validation,
-    validation_more,
+    validation_text,
     vit,
 )
 from meta_train.tasks.base import FAMILIES, Batch, Task, Weights
@@ -35,6 +35,6 @@ __all__ = [
     "siren",
     "tabular",
     "validation",
-    "validation_more",
+    "validation_text",
     "vit",
 ]

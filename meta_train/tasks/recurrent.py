@@ -13,23 +13,19 @@ from meta_train.tasks.language import CHARACTERS, Text, next_character
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
 
-class Recurrent(nn.Module):
-    """An embedding of characters, a recurrent layer of plain ops (torch's cannot run in stacks), and a linear head."""
+class Recurrence(nn.Module):
+    """An LSTM (``"lstm"``), GRU or plain recurrent layer of plain ops: torch's own cannot run in stacks."""
 
-    def __init__(self, kind: str, embedding: int, width: int) -> None:
+    def __init__(self, kind: str, size: int, width: int) -> None:
         super().__init__()
-        self.kind, self.width = kind, width
-        self.embed = nn.Embedding(CHARACTERS + 1, embedding)
-        self.ins, self.hidden = (nn.Linear(size, GATES[kind] * width) for size in (embedding, width))
-        self.head = nn.Linear(width, CHARACTERS + 1)
-        for weight in (*self.ins.parameters(), *self.hidden.parameters()):  # as torch's own layers start
-            nn.init.uniform_(weight, -(width**-0.5), width**-0.5)
+        self.kind = kind
+        self.ins, self.hidden = (nn.Linear(n, GATES[kind] * width) for n in (size, width))
 
-    def forward(self, ids: Tensor) -> Tensor:  # int64 [batch token] -> [batch token character]
-        """Logits of the next character."""
-        outputs, state = [], ids.new_zeros(len(ids), self.width, dtype=self.head.weight.dtype)
+    def forward(self, x: Tensor) -> Tensor:  # [batch token size] -> [batch token width]
+        """The state after each token."""
+        states, state = [], x.new_zeros(len(x), self.hidden.in_features)
         cell = state
-        for read in self.ins(self.embed(ids)).unbind(1):
+        for read in self.ins(x).unbind(1):
             gates, kept = read.chunk(GATES[self.kind], -1), self.hidden(state).chunk(GATES[self.kind], -1)
             if self.kind == "lstm":
                 ins, forget, new, out = (a + b for a, b in zip(gates, kept, strict=True))
@@ -40,8 +36,24 @@ class Recurrent(nn.Module):
                 state = update * state + (1.0 - update) * torch.tanh(gates[2] + reset * kept[2])
             else:
                 state = torch.tanh(gates[0] + kept[0])
-            outputs.append(state)
-        return self.head(torch.stack(outputs, 1))
+            states.append(state)
+        return torch.stack(states, 1)
+
+
+class Recurrent(nn.Module):
+    """An embedding of characters, a recurrent layer, and a linear head on every character."""
+
+    def __init__(self, kind: str, embedding: int, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(CHARACTERS + 1, embedding)
+        self.network = Recurrence(kind, embedding, width)
+        self.head = nn.Linear(width, CHARACTERS + 1)
+        for weight in self.network.parameters():  # as torch's own layers start
+            nn.init.uniform_(weight, -(width**-0.5), width**-0.5)
+
+    def forward(self, ids: Tensor) -> Tensor:  # int64 [batch token] -> [batch token character]
+        """Logits of the next character."""
+        return self.head(self.network(self.embed(ids)))
 
 
 @family("recurrent")

@@ -1,4 +1,4 @@
-"""Tasks for choosing between checkpoints: architectures and images that meta-training never draws.
+"""Tasks for choosing between checkpoints: architectures, images and a table that meta-training never draws.
 
 Every task here is fixed, so that scores of different runs compare; a seed changes nothing but what is said to be drawn.
 """
@@ -15,6 +15,7 @@ from meta_train.tasks.base import Task, family
 from meta_train.tasks.drawing import choice
 from meta_train.tasks.images import CLASSES, Images
 from meta_train.tasks.mlp import dense
+from meta_train.tasks.recurrent import Recurrence
 from meta_train.tasks.tabular import Table
 from meta_train.tasks.vit import Patches
 
@@ -106,21 +107,15 @@ def validation_table(generator: torch.Generator) -> Task:
 
 
 class RowGRU(nn.Module):
-    """A GRU that reads an image row by row, of plain ops; the last state is classified."""
+    """A GRU that reads an image row by row; the last state is classified."""
 
     def __init__(self, columns: int, width: int) -> None:
         super().__init__()
-        self.ins, self.hidden = nn.Linear(columns, 3 * width), nn.Linear(width, 3 * width)
-        self.head = nn.Linear(width, CLASSES)
+        self.network, self.head = Recurrence("gru", columns, width), nn.Linear(width, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:  # [batch 1 row column] -> [batch class]
         """Logits."""
-        state = x.new_zeros(len(x), self.hidden.in_features)
-        for row in self.ins(x[:, 0]).unbind(1):
-            (r, z, new), (hr, hz, hn) = row.chunk(3, -1), self.hidden(state).chunk(3, -1)
-            update = torch.sigmoid(z + hz)
-            state = update * state + (1 - update) * torch.tanh(new + torch.sigmoid(r + hr) * hn)
-        return self.head(state)
+        return self.head(self.network(x[:, 0])[:, -1])
 
 
 @family("validation-gru")
@@ -128,6 +123,20 @@ def validation_gru(generator: torch.Generator) -> Task:
     """A GRU of 32 over the 14 rows of an image."""
     del generator
     return _classifier("validation-gru", "32", lambda: RowGRU(14, 32), "mnist", 14)
+
+
+@family("validation-pixels")
+def validation_pixels(generator: torch.Generator) -> Task:
+    """A convolutional autoencoder: 8 and 12 channels, each with stride 2, and transposed ones back."""
+    del generator
+
+    def build() -> nn.Module:
+        down = [nn.Conv2d(1, 8, 3, 2, 1), nn.SiLU(), nn.Conv2d(8, 12, 3, 2, 1), nn.SiLU(), nn.Conv2d(12, 4, 1)]
+        up = [nn.ConvTranspose2d(4, 12, 2, 2), nn.SiLU(), nn.ConvTranspose2d(12, 1, 2, 2), nn.Flatten()]
+        return nn.Sequential(*down, *up)
+
+    data = Images("fashion-mnist", 12, targets="pixels", held_out=True)
+    return Task("validation-pixels 8-12-4", "validation-pixels", build, data, F.mse_loss, 32)
 
 
 def _pooled(width: int, *layers: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ from meta_train.tasks import images as tasks_images
 from meta_train.tasks import language as tasks_language
 from meta_train.tasks.images import Images, images
 from meta_train.tasks.language import CHARACTERS, LanguageModel, Text, text
+from meta_train.tasks.recurrent import Recurrence
 from meta_train.tasks.siren import Pixels, siren
 from meta_train.tasks.tabular import COLUMNS, Table, table
 from meta_train.tasks.transformer import Block
@@ -161,11 +162,24 @@ def test_patches_are_squares() -> None:
     assert torch.equal(Patches(2)(image)[0], torch.arange(16.0)[:, None].expand(16, 4))
 
 
-def test_the_gru_is_a_gru() -> None:
-    ours, theirs = RowGRU(14, 8).double(), nn.GRU(14, 8, batch_first=True).double()
+def take_over(ours: Recurrence, theirs: nn.RNNBase) -> None:
     for mine, its in ((ours.ins, "ih"), (ours.hidden, "hh")):
         for kind in ("weight", "bias"):
             getattr(mine, kind).data.copy_(getattr(theirs, f"{kind}_{its}_l0"))
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("lstm", nn.LSTM), ("gru", nn.GRU), ("rnn", nn.RNN)])
+def test_recurrent_layers_are_those_of_torch(kind: str, layer: type[nn.RNNBase]) -> None:
+    ours, theirs = Recurrence(kind, 5, 8).double(), layer(5, 8, batch_first=True).double()
+    x = torch.randn(3, 6, 5, dtype=torch.float64)
+    assert not torch.allclose(ours(x), theirs(x)[0])  # control
+    take_over(ours, theirs)
+    torch.testing.assert_close(ours(x), theirs(x)[0], rtol=1e-10, atol=1e-10)
+
+
+def test_the_gru_is_a_gru() -> None:
+    ours, theirs = RowGRU(14, 8).double(), nn.GRU(14, 8, batch_first=True).double()
+    take_over(ours.network, theirs)
     x = torch.randn(3, 1, 14, 14, dtype=torch.float64)
     torch.testing.assert_close(ours(x), ours.head(theirs(x[:, 0])[1][0]), rtol=1e-10, atol=1e-10)
 

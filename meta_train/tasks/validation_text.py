@@ -1,4 +1,4 @@
-"""Further tasks for choosing between checkpoints and comparing them: text, and pixels that are to be made again."""
+"""Tasks for choosing between checkpoints and comparing them: text that meta-training never draws."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta_train.tasks.base import Batch, Task, family
-from meta_train.tasks.images import Images
 from meta_train.tasks.language import CHARACTERS, LanguageModel, Text, next_character
 from meta_train.tasks.recurrent import Recurrent
 from meta_train.tasks.transformer import Block
@@ -61,20 +60,6 @@ def validation_window(generator: torch.Generator) -> Task:
     del generator
     data = LastCharacter(6, held_out=True)
     return Task("validation-window 64", "validation-window", lambda: Window(6, 12, 64), data, F.cross_entropy, 64)
-
-
-@family("validation-pixels")
-def validation_pixels(generator: torch.Generator) -> Task:
-    """A convolutional autoencoder: 8 and 12 channels, each with stride 2, and transposed ones back."""
-    del generator
-
-    def build() -> nn.Module:
-        down = [nn.Conv2d(1, 8, 3, 2, 1), nn.SiLU(), nn.Conv2d(8, 12, 3, 2, 1), nn.SiLU(), nn.Conv2d(12, 4, 1)]
-        up = [nn.ConvTranspose2d(4, 12, 2, 2), nn.SiLU(), nn.ConvTranspose2d(12, 1, 2, 2), nn.Flatten()]
-        return nn.Sequential(*down, *up)
-
-    data = Images("fashion-mnist", 12, targets="pixels", held_out=True)
-    return Task("validation-pixels 8-12-4", "validation-pixels", build, data, F.mse_loss, 32)
 
 
 def _text(family: str, form: str, build: Callable[[], nn.Module], context: int) -> Task:
