@@ -7,8 +7,10 @@ they go elsewhere, and no page changes; ``--report`` measures nothing; ``--smoke
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,17 @@ class Cost:
         if smoke:
             parser.add_argument("--smoke", action="store_true", help="little of everything, to see that it runs")
         return parser
+
+    def apart(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Any:
+        """What this command prints last, as JSON, when it runs with other arguments in a process of its own.
+
+        Args:
+            arguments: Of the command.
+            environment: Of the process; None: that of this one.
+        """
+        command = [sys.executable, *self.command.split()[1:], *arguments]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+        return json.loads(done.stdout.splitlines()[-1])
 
     def new(self, argv: Sequence[str] | None, settings: dict[str, Any]) -> dict[str, Any]:
         """Results without rows."""

@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -130,9 +128,7 @@ def settings(batch: Batch) -> list[tuple[str, bool]]:
 
 
 def _peaks(name: str, device: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.cost.encoder", "--memory-of", name, "--device", device]
-    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment()).stdout
-    return json.loads(out.splitlines()[-1])
+    return COST.apart("--memory-of", name, "--device", device, environment=environment())
 
 
 def peak_memory(name: str, device: str) -> dict[str, float]:

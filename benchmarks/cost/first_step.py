@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -39,13 +37,6 @@ def measure(size: str, name: str) -> dict[str, Any]:
     peaks = _train(model, name, SIZES[size])
     row = {"size": size, "parameters": sum(p.numel() for p in model.parameters()), "optimizer": name}
     return row | {phase: round((peak - base) / unit, 2) for phase, peak in peaks.items()}
-
-
-def measured(size: str, name: str) -> dict[str, Any]:
-    """The same from a process of its own: what others freed is in use again before anything is seen to grow."""
-    command = [sys.executable, "-m", "benchmarks.cost.first_step", "--one", size, name]
-    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment()).stdout
-    return json.loads(out.splitlines()[-1])
 
 
 def _train(model: nn.Module, name: str, sizes: tuple[int, ...]) -> dict[str, float]:
@@ -80,6 +71,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 COST = Cost("first_step", table)
+
+
+def measured(size: str, name: str) -> dict[str, Any]:
+    """`measure` in a process of its own: what others freed is in use again before anything is seen to grow."""
+    return COST.apart("--one", size, name, environment=environment())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

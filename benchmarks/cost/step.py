@@ -11,7 +11,6 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import warnings
 from collections import defaultdict
@@ -220,9 +219,7 @@ def _measure_all(options: argparse.Namespace, argv: list[str] | None) -> dict[st
     for name in options.models:
         rows = measure(name, options.device, options.clock, options.rounds, quiet=not sys.stderr.isatty())
         for row in rows if not options.no_memory else ():
-            arguments = ["--device", options.device, "--memory-of", name, row["optimizer"]]
-            command = [sys.executable, "-m", "benchmarks.cost.step", *arguments]
-            row["peak_mib"] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            row["peak_mib"] = COST.apart("--device", options.device, "--memory-of", name, row["optimizer"])
         results["rows"] += rows
         COST.keep(options, results)
     return results

@@ -6,8 +6,6 @@ import argparse
 import json
 import os
 import resource
-import subprocess
-import sys
 import time
 import warnings
 from itertools import pairwise
@@ -81,14 +79,6 @@ def measure(name: str) -> dict[str, Any]:
     }
 
 
-def measured(name: str) -> dict[str, Any]:
-    """The same from a process of its own, with one thread: its CPU time is what an idle core takes."""
-    command = [sys.executable, "-m", "benchmarks.cost.trace", "--one", name]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = ["| model | parameters | nodes | CPU seconds | peak GB | certified |", "|---|---|---|---|---|---|"]
@@ -100,6 +90,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 COST = Cost("trace", table)
+
+
+def measured(name: str) -> dict[str, Any]:
+    """`measure` in a process of its own, with one thread: its CPU time is what an idle core takes."""
+    return COST.apart("--one", name, environment={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def main(argv: list[str] | None = None) -> None:
