@@ -97,6 +97,13 @@ def test_configs_of_the_package(name: str) -> None:
     assert all(set(slot.train) <= parts.keys() for slot in config.slots)
 
 
+@pytest.mark.parametrize("name", ["no_graph", "shuffled"])
+def test_controls_of_the_graph_learn_as_base_does(name: str) -> None:
+    base, control = read_config("base"), read_config(name)
+    assert dataclasses.replace(control, name=base.name, rule=base.rule) == base
+    assert control.rule != base.rule and control.name != base.name
+
+
 def test_a_config_survives_json() -> None:
     config = config_of(rule={"momentum": 0.8, "largest_side": 64}, objective={"late": 0.25})
     assert parse_config(json.loads(json.dumps(dataclasses.asdict(config)))) == config
