@@ -49,8 +49,8 @@ class Codes:
 
 
 def codes(graph: NeuralGraph, device: torch.device | str = "cpu") -> Codes:
-    """The codes of ``graph`` with tensors on ``device``; made once and kept as long as the graph lives."""
-    return _build(graph, torch.device(device))
+    """The codes of ``graph`` on ``device``, in the default dtype; made once and kept as long as the graph lives."""
+    return _build(graph, torch.device(device), torch.get_default_dtype())
 
 
 def plain(nodes: Tensor) -> Tensor:  # [node, NODE_CODE], the same
@@ -81,11 +81,11 @@ def identities(graph: NeuralGraph) -> Tensor:  # [node, IDENTITY]
 
     Unlike sinusoids of neighbouring places, these are nearly at right angles.
     """
-    codes = torch.zeros(graph.num_nodes, IDENTITY)
+    codes = torch.zeros(graph.num_nodes, IDENTITY, dtype=torch.float32)
     for group in graph.groups:
         if group.frozen:
             chunks = [
-                torch.randn(CHUNK, IDENTITY, generator=torch.Generator().manual_seed(chunk))
+                torch.randn(CHUNK, IDENTITY, generator=torch.Generator().manual_seed(chunk), dtype=torch.float32)
                 for chunk in range(-(-group.size // CHUNK))
             ]
             drawn = torch.cat(chunks)[: group.size]
@@ -94,7 +94,7 @@ def identities(graph: NeuralGraph) -> Tensor:  # [node, IDENTITY]
 
 
 @per_graph
-def _build(graph: NeuralGraph, device: torch.device) -> Codes:
+def _build(graph: NeuralGraph, device: torch.device, dtype: torch.dtype) -> Codes:
     blocks = (*graph.blocks, *graph.buffers)
     rows = {
         block.name: torch.cat([_kind(block).expand(block.row_slots.numel(), -1), _slots(block.row_slots)], dim=1)
@@ -102,7 +102,6 @@ def _build(graph: NeuralGraph, device: torch.device) -> Codes:
     }
     cols = {block.name: _slots(block.col_slots) for block in blocks if block.col_slots is not None}
     taps = {b.name: _tap_codes(b) * (0.0 if _taps_move(graph, b) else 1.0) for b in blocks}
-    dtype = torch.get_default_dtype()
 
     def moved(table: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: x.to(device, dtype) for name, x in table.items()}
@@ -124,7 +123,7 @@ def _tap_codes(block: ParamBlock) -> Tensor:  # [tap, TAP_CODE]
     taps = block.matrix_shape[3]
     kernel = block.shape[2:] if dict(block.attributes).get("op") == "convolution" else ()
     height, width = kernel if len(kernel) == 2 and prod(kernel) == taps else (1, taps)
-    y, x = (torch.arange(size) - (size - 1) / 2 for size in (height, width))
+    y, x = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2 for size in (height, width))
     y, x = torch.meshgrid(y, x, indexing="ij")
     return torch.cat([place_code(y.flatten()), place_code(x.flatten())], dim=1)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ngopt.encoder.metanetwork import metanetwork
 from ngopt.errors import CheckpointError, FileError, GraphMismatchError
+from ngopt.graph.certificate import default_dtype
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.graph.trace import trace
 from ngopt.tensor_files import check_finite, read_tensors, write_tensors
@@ -71,7 +72,8 @@ class Reader:
         bad = [name for name, value in params.items() if not bool(value.isfinite().all())]
         if bad:
             raise ValueError(f"{', '.join(bad[:5])} hold NaN or infinity: there is nothing to read in such networks.")
-        return self._built(graph)(graph, {name: value.float() for name, value in params.items()})
+        with default_dtype(torch.float32):
+            return self._built(graph)(graph, {name: value.float() for name, value in params.items()})
 
     def _built(self, graph: NeuralGraph) -> nn.Module:
         """The metanetwork, made when the first graph is there."""

@@ -123,14 +123,14 @@ def _structural_features(
     frozen: Tensor,
 ) -> Tensor:  # [node, STRUCTURAL_FEATURES]
     """Sizes on a log scale, flags, and the activation; equal for interchangeable nodes by construction."""
-    fan_in, fan_out = torch.zeros(graph.num_nodes).double(), torch.zeros(graph.num_nodes).double()
+    fan_in, fan_out = torch.zeros(2, graph.num_nodes, dtype=torch.float64)
     for block in edges:
         _, row_size, col_size, taps = block.matrix_shape
         index = rows[block.name]
-        fan_in.index_add_(0, index, torch.full(index.shape, float(col_size * taps)).double())
+        fan_in.index_add_(0, index, torch.full(index.shape, col_size * taps, dtype=torch.float64))
         index = cols[block.name]
-        fan_out.index_add_(0, index, torch.full(index.shape, float(row_size * taps)).double())
-    features = torch.zeros(graph.num_nodes, STRUCTURAL_FEATURES).double()
+        fan_out.index_add_(0, index, torch.full(index.shape, row_size * taps, dtype=torch.float64))
+    features = torch.zeros(graph.num_nodes, STRUCTURAL_FEATURES, dtype=torch.float64)
     features[:, 0] = torch.log1p(fan_in) / 5
     features[:, 1] = torch.log1p(fan_out) / 5
     features[:, 2] = frozen.double()

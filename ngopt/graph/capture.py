@@ -1,8 +1,8 @@
 """Capture one forward pass of a module as a functional ATen program.
 
-The pass is recorded while a copy of the module runs on real tensors (`make_fx`), so it follows the branches that the
-example inputs take, and no stand-in for a tensor ever reaches the user's code. The recording, which has no Python of
-the user's left in it, is then made functional and broken down to core ATen ops.
+The pass is recorded while a copy of the module runs on real tensors, so it follows the branches that the example
+inputs take, and no stand-in for a tensor ever reaches the user's code. The recording, which has no Python of the user's
+left in it, is then made functional and broken down to core ATen ops (`make_fx`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,14 @@ from torch.utils import _pytree as pytree
 
 from ngopt.errors import TraceError
 from ngopt.graph.isolation import detached, isolated
+from ngopt.graph.loops import rolled
 from ngopt.graph.outside import undoing
+from ngopt.graph.recording import Recording, record
 from ngopt.graph.recurrence import RecurrentLayersWhole
+
+LONG = 1_000  # ops
+LONG_PER_TENSOR = 25  # ops for each parameter
+SECONDS_PER_OP = 0.003  # of what comes after recording, on one core
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Program:
     constants: dict[str, Tensor]  # node -> constant tensor
     outputs: tuple[fx.Node, ...]  # what the module returns
     module_path: dict[str, str]  # node -> path of the module that ran it
+    is_whole: bool = True  # not so if only the first iterations of a loop are left
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
@@ -81,14 +88,28 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def capture(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:
+def capture(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, roll: bool = False) -> Program:
     """Record ``module(*args, **kwargs)`` in evaluation mode.
+
+    Args:
+        module: What to run; it is a copy that runs.
+        args: Inputs.
+        kwargs: Inputs by name.
+        roll: Keep only the first few iterations of loops; see `ngopt.graph.loops`.
 
     Raises:
         TraceError: the forward pass fails on these inputs, with its error as the cause.
+
+    Warns:
+        UserWarning: the recording is very long, so that the rest will take a while.
     """
     try:
-        return _functional(_record(module, args, kwargs))
+        recording = _record(module, args, kwargs)
+        short = rolled(recording) if roll else recording
+        _warn_long(module, short)
+        return _functional(short, is_whole=short is recording)
+    except Warning:  # warnings are errors here, by the user's choice
+        raise
     except Exception as error:
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         raise TraceError(
@@ -97,58 +118,30 @@ def capture(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
         ) from error
 
 
-@dataclass(frozen=True)
-class _Recording:
-    """What a module did, op by op, and the tensors that it did it with."""
-
-    steps: fx.GraphModule
-    names: tuple[str, ...]  # of the first placeholders
-    tensors: tuple[Tensor, ...]  # for all placeholders
-    paths: dict[str, str]  # node -> path of the module that ran it
-
-
-def _record(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Recording:
+def _record(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Recording:
     copied = isolated(module)
     (args, kwargs), inputs = detached((tuple(args), dict(kwargs)))
     state = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
-    entered: dict[str, str] = {}  # last node before a module starts, or goes on -> its path
 
-    def run(_: list[Tensor], __: list[Tensor]) -> list[Tensor]:
-        with _noting_paths(copied, entered), RecurrentLayersWhole():
+    def run() -> list[Tensor]:
+        with RecurrentLayersWhole():
             return output_tensors(copied(*args, **kwargs))
 
     with evaluating(copied):
-        steps = make_fx(run, tracing_mode="real", _error_on_data_dependent_ops=False)(list(state.values()), inputs)
-    paths = _paths(steps.graph, entered)
-    return _Recording(steps, tuple(state), (*state.values(), *inputs), paths)
+        return record(copied, state, inputs, run)
 
 
-@contextlib.contextmanager
-def _noting_paths(module: nn.Module, entered: dict[str, str]) -> Iterator[None]:
-    """Note where in the recording each module starts and where it ends."""
-    stack = [""]
-
-    def note() -> None:
-        entered[_last_node()] = stack[-1]
-
-    def enter(path: str) -> None:
-        stack.append(path)
-        note()
-
-    def leave() -> None:
-        stack.pop()
-        note()
-
-    handles = []
-    for path, inner in module.named_modules():
-        if not isinstance(inner, torch.jit.ScriptModule):
-            handles.append(inner.register_forward_pre_hook(lambda *_, path=path: enter(path), prepend=True))
-            handles.append(inner.register_forward_hook(lambda *_: leave()))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _warn_long(module: nn.Module, recording: Recording) -> None:
+    """Only of loops: a deep network has few calls for each of its parameters, and needs them all."""
+    if (count := len(recording.steps)) > max(LONG, LONG_PER_TENSOR * len(recording.names)):
+        warnings.warn(
+            f"the forward pass of {type(module).__name__} is {count:,} ops long, as Python loops are, and no two "
+            f"iterations are alike: tracing takes about {count * SECONDS_PER_OP:.0f} s, once. "
+            "Shorter inputs usually have the same graph: NGOptimizer(model, graph=ngopt.trace(model, shorter_inputs)). "
+            "Layers such as torch.nn.LSTM, and loops of equal iterations, cost the same at any length.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _last_node() -> str:
@@ -166,20 +159,16 @@ def _paths(graph: fx.Graph, entered: Mapping[str, str]) -> dict[str, str]:
     return paths
 
 
-def _functional(recording: _Recording) -> Program:
+def _functional(recording: Recording, is_whole: bool) -> Program:
     """Without writes in place, and broken down to core ops; on stand-ins for tensors, where sizes allow it."""
-    steps = recording.steps
-    constants = {str(n.target): _attribute(steps, str(n.target)) for n in steps.graph.nodes if n.op == "get_attr"}
-    constants = {target: value for target, value in constants.items() if isinstance(value, Tensor)}
+    given = [tensor.detach() for tensor in recording.tensors.values()]
     entered: dict[str, str] = {}
 
-    def run(tensors: list[Tensor]) -> Any:
-        given = dict(zip(constants, tensors[len(recording.tensors) :], strict=True))
-        return _Replay(recording, given, entered).run(*tensors[: len(recording.tensors)])
+    def run(tensors: list[Tensor]) -> list[Tensor]:
+        return recording.replay(tensors, lambda path: entered.__setitem__(_last_node(), path))
 
     def again(mode: Literal["fake", "real"]) -> fx.GraphModule:
         entered.clear()
-        tensors = [tensor.detach() for tensor in (*recording.tensors, *constants.values())]
         with torch.no_grad():
             return make_fx(
                 torch.func.functionalize(run, remove="mutations"),
@@ -187,7 +176,7 @@ def _functional(recording: _Recording) -> Program:
                 tracing_mode=mode,
                 _allow_non_fake_inputs=True,
                 _error_on_data_dependent_ops=False,
-            )([tensor.clone() for tensor in tensors] if mode == "real" else tensors)
+            )([tensor.clone() for tensor in given] if mode == "real" else given)
 
     try:
         program = again("fake")
@@ -202,38 +191,17 @@ def _functional(recording: _Recording) -> Program:
     graph.eliminate_dead_code()
     placeholders = [node.name for node in graph.nodes if node.op == "placeholder"]
     values = {node.name: getattr(program, node.target) for node in graph.nodes if node.op == "get_attr"}
-    values |= dict(zip(placeholders[len(recording.tensors) :], constants.values(), strict=True))
+    named = dict(zip(placeholders, recording.names, strict=False))
+    free = {*named, *(placeholders[i] for i, number in enumerate(recording.tensors) if number in recording.inputs)}
+    values |= {place: given[i] for i, place in enumerate(placeholders) if place not in free}
     (output,) = (node for node in graph.nodes if node.op == "output")
     outputs = tuple(node for node in pytree.tree_leaves(output.args) if isinstance(node, fx.Node))
-    names = dict(zip(placeholders, recording.names, strict=False))
-    return Program(graph, names, values, outputs, _paths(graph, entered))
+    return Program(graph, named, values, outputs, _paths(graph, entered), is_whole)
 
 
 def _sizes(node: fx.Node) -> list[Any]:
     values = [v for v in pytree.tree_leaves(node.meta.get("val")) if isinstance(v, Tensor)]
     return [size for value in values for size in value.shape]
-
-
-class _Replay(fx.Interpreter):
-    """Runs a recording again, on other tensors and constants, and notes which op of it comes from which module."""
-
-    def __init__(self, recording: _Recording, constants: Mapping[str, Tensor], entered: dict[str, str]) -> None:
-        super().__init__(recording.steps)
-        self._paths, self._constants, self._entered = recording.paths, constants, entered
-
-    def run_node(self, n: fx.Node) -> Any:
-        self._entered[_last_node()] = self._paths.get(n.name, "")
-        return super().run_node(n)
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self._constants[target] if target in self._constants else super().get_attr(target, args, kwargs)
-
-
-def _attribute(module: nn.Module, path: str) -> Any:
-    value: Any = module
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
 
 
 @functools.cache

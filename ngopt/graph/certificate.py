@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ngopt.errors import TraceError
 from ngopt.graph.capture import evaluating, output_tensors
 from ngopt.graph.isolation import detached, isolated
 from ngopt.graph.labelling import is_learned
+from ngopt.graph.recording import look_through
 from ngopt.graph.sharding import plain
 from ngopt.graph.symmetry import Generator, Symmetries
 
@@ -32,23 +34,33 @@ ROUNDING = 1e-10  # of a size: what differs by less differs by rounding alone
 class _NoDowncast(TorchDispatchMode):
     """Conversions to shorter floats become conversions to float64, so that nothing is rounded."""
 
+    supports_higher_order_operators = True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if isinstance(func, HigherOrderOperator):
+            return look_through(self, func, args, kwargs)
         if kwargs.get("dtype") in (torch.float32, torch.float16, torch.bfloat16):
             kwargs["dtype"] = torch.float64
         return func(*args, **kwargs)
 
 
 @contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """What is made without a number type gets this one, whatever the user's default is."""
+    given = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(given)
+
+
+@contextlib.contextmanager
 def double_precision() -> Iterator[None]:
     """Everything that asks for float32 gets float64."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with _NoDowncast():
-            yield
-    finally:
-        torch.set_default_dtype(default)
+    with default_dtype(torch.float64), _NoDowncast():
+        yield
 
 
 def _as_double(tensor: Tensor) -> Tensor:

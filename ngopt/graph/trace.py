@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ngopt.errors import FrozenSymmetryWarning, TraceError
 from ngopt.graph.build import build_graph
-from ngopt.graph.capture import Program, capture
+from ngopt.graph.capture import capture
 from ngopt.graph.certificate import failing_sets
 from ngopt.graph.labelling import Labelling, label_program
 from ngopt.graph.neural_graph import NeuralGraph
@@ -20,8 +20,6 @@ from ngopt.graph.outside import undoing
 from ngopt.graph.scaling import find_scalings
 from ngopt.graph.structure import Structure
 from ngopt.graph.symmetry import Symmetries
-
-LONG = 5_000  # ops; tracing costs a few milliseconds each
 
 
 def trace(
@@ -72,17 +70,13 @@ def trace(
     args, kwargs = _arguments(example_inputs, example_kwargs)
     if not isinstance(model, nn.Module):
         raise TraceError(f"trace() takes a torch.nn.Module, got {type(model).__name__}")
+    on_meta = any(t.is_meta for t in (*model.parameters(), *model.buffers()))
+    certify = certify and not on_meta
     with undoing(model):
-        program = capture(model, args, kwargs)
-        _warn_long(model, program)
-        labelling = label_program(model, program, strict=strict)
-        _warn_unsupported(labelling)
-        structure = Structure(labelling.table)
-        on_meta = any(t.is_meta for t in (*model.parameters(), *model.buffers()))
-        certified = False
-        if certify and not on_meta:
-            structure, certified = _certified(model, labelling, structure, args, kwargs)
-        graph = build_graph(labelling, structure, certified=certified)
+        try:
+            graph = _traced(model, args, kwargs, strict, certify, roll=certify)
+        except _RestDiffersError:
+            graph = _traced(model, args, kwargs, strict, certify, roll=False)
         if scalings and not on_meta:
             with torch.random.fork_rng(devices=[]):
                 graph = replace(graph, scalings=find_scalings(model, args, kwargs, graph))
@@ -96,14 +90,40 @@ def _arguments(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any
     return args, dict(kwargs or {})
 
 
-def _warn_long(model: nn.Module, program: Program) -> None:
-    if (count := len(program.graph.nodes)) > LONG:
-        warnings.warn(
-            f"the forward pass of {type(model).__name__} is {count:,} ops long, as Python loops over time are: tracing "
-            "it takes a while, once. Layers such as torch.nn.LSTM are read whole, whatever the length of the sequence.",
-            UserWarning,
-            stacklevel=3,
-        )
+class _RestDiffersError(Exception):
+    """What was found in the first iterations of loops cannot be shown to hold for the rest."""
+
+
+def _traced(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], strict: bool, certify: bool, *, roll: bool
+) -> NeuralGraph:
+    """The graph, from the first iterations of loops where ``roll`` says so and the whole pass confirms it.
+
+    Raises:
+        _RestDiffersError: It does not.
+    """
+    program = capture(model, args, kwargs, roll=roll)
+    labelling = label_program(model, program, strict=strict)
+    structure, certified = Structure(labelling.table), False
+    if certify:
+        try:
+            structure, wrong = _certified(model, labelling, structure, args, kwargs, once=not program.is_whole)
+        except Exception as error:
+            if not program.is_whole:
+                raise _RestDiffersError from error
+            warnings.warn(
+                f"the symmetries of {type(model).__name__} could not be checked by numbers, since a copy of it does "
+                f"not run in float64 ({type(error).__name__}: {error}); they are what the rules say.",
+                UserWarning,
+                stacklevel=3,
+            )
+        else:
+            if wrong and not program.is_whole:
+                raise _RestDiffersError
+            certified = True
+            _warn_wrong(wrong)
+    _warn_unsupported(labelling)
+    return build_graph(labelling, structure, certified=certified)
 
 
 def _warn_unsupported(labelling: Labelling) -> None:
@@ -112,37 +132,11 @@ def _warn_unsupported(labelling: Labelling) -> None:
             f"op '{op}' (in module '{path or '<root>'}') has no rule: the neurons that it touches are frozen. "
             f"This is safe, but gives up their symmetry. Add a rule with @ngopt.graph.rule(torch.ops.{op}).",
             FrozenSymmetryWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
-def _certified(
-    model: nn.Module, labelling: Labelling, structure: Structure, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Structure, bool]:
-    """Freeze what fails until everything that is left holds; False where the module cannot be run for it."""
-    frozen: frozenset[int] = frozenset()
-    names: set[str] = set()
-    while True:
-        symmetries = Symmetries(labelling, structure)
-        try:
-            with torch.random.fork_rng(devices=[]):
-                bad = failing_sets(model, symmetries, args, kwargs)
-        except Exception as error:
-            warnings.warn(
-                f"the symmetries of {type(model).__name__} could not be checked by numbers, since a copy of it does "
-                f"not run in float64 ({type(error).__name__}: {error}); they are what the rules say.",
-                UserWarning,
-                stacklevel=4,
-            )
-            return structure, False
-        if not bad:
-            break
-        for index in bad:
-            siblings = structure.sibling_sets[index]
-            moved = {c for swap in siblings.swaps for c in swap}
-            names.update(name for swap in siblings.swaps for name in symmetries.index_maps(swap))
-            frozen |= frozenset(i for i, c in enumerate(structure.class_of.tolist()) if c in moved)
-        structure = Structure(labelling.table, frozen)
+def _warn_wrong(names: set[str]) -> None:
     if names:
         warnings.warn(
             "some discovered symmetries failed their certificate and were frozen; parameters concerned: "
@@ -150,4 +144,33 @@ def _certified(
             FrozenSymmetryWarning,
             stacklevel=4,
         )
-    return structure, True
+
+
+def _certified(
+    model: nn.Module,
+    labelling: Labelling,
+    structure: Structure,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    once: bool,
+) -> tuple[Structure, set[str]]:
+    """Freeze what fails until everything that is left holds, or ``once``; also names of parameters whose sets failed.
+
+    Raises:
+        Exception: What a copy of the model raises in float64.
+    """
+    frozen: frozenset[int] = frozenset()
+    names: set[str] = set()
+    while True:
+        symmetries = Symmetries(labelling, structure)
+        with torch.random.fork_rng(devices=[]):
+            bad = failing_sets(model, symmetries, args, kwargs)
+        for index in bad:
+            siblings = structure.sibling_sets[index]
+            moved = {c for swap in siblings.swaps for c in swap}
+            names.update(name for swap in siblings.swaps for name in symmetries.index_maps(swap))
+            frozen |= frozenset(i for i, c in enumerate(structure.class_of.tolist()) if c in moved)
+        if not bad or once:
+            return structure, names
+        structure = Structure(labelling.table, frozen)

@@ -14,7 +14,7 @@ from ngopt.optim.attach.groups import shapes_of
 from ngopt.optim.attach.names import is_generated
 from ngopt.optim.attachment import Attachment
 from ngopt.optim.notices import Notices
-from ngopt.optim.saving.state import ENTRY, Extra, layout_of, pack_extra, restore
+from ngopt.optim.saving.state import ENTRY, Extra, layout_of, pack_extra, pack_text, restore
 from ngopt.optim.saving.validation import check_state_dict
 from ngopt.optim.sharded.state import forms, portable
 
@@ -47,6 +47,7 @@ class Packing:
                 packed["state"][place] = portable(spread, name, packed["state"][place])
         packed["state"] = {number: packed["state"][number] for number in sorted(packed["state"])}
         packed[ENTRY] = pack_extra(self._extra)
+        packed["param_groups"][0][ENTRY] = pack_text(self._extra)  # for those that keep torch's two entries only
 
 
 class Loading:
@@ -88,7 +89,9 @@ class Loading:
         saved = groups[0]["total_steps"]
         given = saved if given_total_steps is None else given_total_steps
         for group, own_names in zip(groups, self._names, strict=True):
-            numbered = self.extra is not None and all(map(is_generated, own_names))
+            group.pop(ENTRY, None)
+            is_whole = self.extra is not None and bool(self.extra.shapes)
+            numbered = is_whole and all(map(is_generated, own_names))
             group["param_names"] = group["param_names"] if numbered else own_names  # real names are worth more
             group["total_steps"] = given
         if given != saved:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib
 import random
 import threading
 import warnings
@@ -228,25 +227,6 @@ def test_recurrent_layers_cost_the_same_at_any_length(kind: type, settings: dict
     assert sorted({s.degree for s in graph.symmetries}) == sizes
 
 
-def test_a_loop_of_cells_and_its_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Loop(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.cell, self.head = nn.GRUCell(5, 7), nn.Linear(7, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            state = x.new_zeros(len(x), 7)
-            for step in x.unbind(1):
-                state = self.cell(step, state)
-            return self.head(state)
-
-    loop = ngopt.trace(Loop(), torch.randn(3, 4, 5))
-    assert [(s.degree, s.copies) for s in loop.symmetries] == [(7, 1)]
-    monkeypatch.setattr(importlib.import_module("ngopt.graph.trace"), "LONG", 20)
-    with pytest.warns(UserWarning, match="ops long"):
-        ngopt.trace(Loop(), torch.randn(3, 4, 5))
-
-
 # ---- whatever a forward pass is made of
 
 
@@ -320,6 +300,32 @@ def test_forward_passes_of_every_kind(make: Callable[[], nn.Module], inputs: tup
     assert {block.name for block in graph.blocks} == {name for name, _ in model.named_parameters()}
     assert all(block.role != "unused" for block in graph.blocks)
     assert [s.degree for s in graph.symmetries] == ([8] if symmetric else [])
+
+
+class Branching(OnBatches):
+    """A branch as an op."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, 5] -> [batch, 3]"""
+        hidden = self.net[1](self.net[0](x))
+        return self.net[2](torch.cond(hidden.sum() > 0, lambda h: 2 * h, lambda h: h - 1, (hidden,)))
+
+
+class Packing(OnBatches):
+    """Packs what a layer made of padded sequences, and pads it again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, 5] -> [batch, 3]"""
+        hidden = self.net[1](self.net[0](x[:, None].expand(-1, 2, -1)))
+        packed = pack_padded_sequence(hidden, torch.tensor([2, 1, 2, 1]), batch_first=True, enforce_sorted=False)
+        return self.net[2](pad_packed_sequence(packed, batch_first=True)[0])
+
+
+@pytest.mark.parametrize("make", [Branching, Packing])
+def test_ops_that_are_seldom_seen(make: Callable[[], nn.Module]) -> None:
+    graph = ngopt.trace(make(), torch.randn(4, 5))
+    assert graph.certified
+    assert [s.degree for s in graph.symmetries] == [8]
 
 
 def test_writes_to_parameters_stay_in_the_copy() -> None:

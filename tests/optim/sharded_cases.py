@@ -378,13 +378,15 @@ def resumed(mesh: DeviceMesh, folder: Path) -> Found:
         for param in model.parameters():
             param.zero_()
     fsdp(mesh)(model)
-    optimizer = new_optimizer(model, example_inputs=batch("llama", 0)[0])
+    other = lively_rule(dtype=torch.float64)  # the one that was saved travels with the state
+    optimizer = new_optimizer(model, rule=other, example_inputs=batch("llama", 0)[0])
     weights, state = get_state_dict(model, optimizer)
     dcp.load({"model": weights, "optimizer": state}, checkpoint_id=folder / "checkpoint")
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state)
     steps = optimizer.param_groups[0]["step"]
     train("llama", model, optimizer, range(12, STEPS))
-    return {"steps": steps, "error": errors(model, reached("llama")[0])}
+    neutral = {"given": other.neutral, "loaded": optimizer.rule.neutral}
+    return {"steps": steps, **neutral, "error": errors(model, reached("llama")[0])}
 
 
 def work(rank: int, ranks: int, folder: str) -> None:

@@ -300,6 +300,59 @@ def test_every_entry_of_a_state_is_known_to_the_checks() -> None:
     }
 
 
+# ---- states without ngopt's own entry: shapes must fit together, and the parameter
+
+
+def grown(x: torch.Tensor, axis: int, by: int = 1) -> torch.Tensor:
+    """A tensor with more entries, or fewer, along one axis."""
+    sizes = list(x.shape)
+    sizes[axis] += by
+    return torch.ones(sizes, dtype=x.dtype)
+
+
+WRONG_SHAPES: dict[str, tuple[str, Callable[[dict[str, torch.Tensor]], Any]]] = {
+    "longer rows": ("0.weight", lambda own: own.update(momentum=grown(own["momentum"], 1))),
+    "fewer rows": ("0.weight", lambda own: own.update(momentum=grown(own["momentum"], 1, -1))),
+    "both averages": (
+        "0.weight",
+        lambda own: own.update({key: grown(own[key], 2) for key in ("momentum", "second_moment")}),
+    ),
+    "another group": ("0.weight", lambda own: own.update(momentum=own["momentum"].transpose(0, 1))),
+    "one average": ("0.weight", lambda own: own.update(second_moment=grown(own["second_moment"], 2))),
+    "no second moment": ("0.weight", lambda own: own.pop("second_moment")),
+    "a basis": ("0.weight", lambda own: own.update(row_basis=grown(own["row_basis"], 3))),
+    "more blocks": ("0.weight", lambda own: own.update(row_basis=grown(own["row_basis"], 1))),
+    "a longer vector": ("0.bias", lambda own: own.update({k: grown(own[k], 0) for k in ("momentum", "second_moment")})),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_SHAPES)
+def test_averages_of_a_wrong_size_without_an_entry_of_ours(wrong: str) -> None:
+    state = saved_state()
+    del state["ngopt"], state["param_groups"][0]["ngopt"]
+    _, optimizer = build()
+    optimizer.load_state_dict(copy.deepcopy(state))  # control
+    name, damage = WRONG_SHAPES[wrong]
+    damage(state["state"][["0.weight", "0.bias"].index(name)])
+    before = snapshot(optimizer)
+    with pytest.raises(CheckpointError, match=r"not the state of a parameter of shape"):
+        optimizer.load_state_dict(state)
+    assert same(snapshot(optimizer), before)
+
+
+def test_averages_in_padded_blocks_are_accepted() -> None:
+    """Blocks are of equal size, so that the last of them is padded."""
+    model = nn.Sequential(nn.Linear(7, 601), nn.ReLU(), nn.Linear(601, 2))
+    optimizer = ngopt.NGOptimizer(model, graph=False)
+    state = optimizer.state_dict()
+    del state["ngopt"], state["param_groups"][0]["ngopt"]
+    assert state["state"][0]["momentum"].numel() > model[0].weight.numel()  # control
+    optimizer.load_state_dict(copy.deepcopy(state))
+    with pytest.raises(CheckpointError, match="not the state of a parameter"):
+        other = nn.Sequential(nn.Linear(7, 550), nn.ReLU(), nn.Linear(550, 2))
+        ngopt.NGOptimizer(other, graph=False).load_state_dict(state)
+
+
 @pytest.mark.parametrize(
     "make",
     [

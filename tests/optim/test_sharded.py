@@ -125,6 +125,7 @@ def test_mistakes_are_named(found: Found, case: str, words: str) -> None:
 
 def test_distributed_checkpoint_goes_on_with_another_number_of_ranks(found: Found) -> None:
     assert found[2][0]["resumed"]["steps"] == 12
+    assert (found[2][0]["resumed"]["given"], found[2][0]["resumed"]["loaded"]) == (False, True)
     assert found[2][0]["resumed"]["error"] < 1e-5
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 import ngopt.graph.recurrence  # noqa: F401  (defines the op)
-from ngopt.graph.labels import Label
+from ngopt.graph.labels import Label, axis_marks
 from ngopt.graph.rules.contraction import contract
 from ngopt.graph.rules.joining import Shaped, cat
 from ngopt.graph.rules.registry import Tracer, rule
@@ -51,6 +52,30 @@ def recurrent(
         shape = (*x.shape[:-1], sum(out.shape[-1] for out in outputs))
         x = outputs[0] if len(outputs) == 1 else cat(Shaped(tracer, shape), outputs, len(shape) - 1)
     return [x, *(_stacked(tracer, ends) for ends in last)]
+
+
+@rule(torch.ops.aten._pack_padded_sequence)
+def pack(tracer: Tracer, x: Label, lengths: Label, batch_first: bool) -> list[Label]:
+    """``[time, batch, ...]`` (or batch first) ``-> [row, ...]``: rows of sequences that still last, time by time."""
+    rows, sizes = tracer.shapes
+    x = tracer.algebra.rigid(x, [0, 1])
+    merged = tracer.algebra.moved(x, rows, lambda f: f[0, :1], lossless=False)
+    return [
+        tracer.algebra.combine(merged, Label(rows, marks=axis_marks(rows, [0]))),
+        Label(sizes, marks=axis_marks(sizes)),
+    ]
+
+
+@rule(torch.ops.aten._pad_packed_sequence)
+def pad(tracer: Tracer, x: Label, batch_sizes: Label, batch_first: bool, *padding: Any) -> list[Label]:
+    """The inverse, with a constant where a sequence has ended: time and batch are positions."""
+    wide, lengths = tracer.shapes
+    x = tracer.algebra.rigid(x, [0])
+    moved = tracer.algebra.moved(x, wide, lambda f: f[:1, None], lossless=False)
+    return [
+        tracer.algebra.combine(moved, Label(wide, marks=axis_marks(wide, [0, 1]))),
+        Label(lengths, marks=axis_marks(lengths)),
+    ]
 
 
 def _step(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import safetensors
+import safetensors.torch
 from torch import Tensor
 
 from ngopt.errors import CheckpointError
@@ -78,6 +81,33 @@ def unpack_extra(packed: Any) -> Extra:
         },
         skipped_steps=skipped,
     )
+
+
+def pack_text(extra: Extra) -> str:
+    """What is not of a parameter, as one string: it travels in a group where only torch's two entries are kept."""
+    return json.dumps(
+        {
+            "version": VERSION,
+            "config": config_to_json(extra.rule.config),
+            "rule": base64.b64encode(safetensors.torch.save(pack_extra(extra)["rule"])).decode(),
+            "graph": json.dumps(extra.graph),
+            "skipped_steps": extra.skipped_steps,
+        }
+    )
+
+
+def unpack_text(text: Any) -> Extra:
+    """Inverse of `pack_text`, with no shapes and no layout.
+
+    Raises:
+        CheckpointError: Written by another version, or damaged; the message names the entry.
+    """
+    packed = parse_json_object(ENTRY, text)
+    try:
+        rule = safetensors.torch.load(base64.b64decode(packed.get("rule", ""), validate=True))
+    except (TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{ENTRY}.rule is damaged ({error}).") from error
+    return unpack_extra({**packed, "rule": rule, "shapes": "{}", "layout": "{}"})
 
 
 def _shape(where: str, sizes: Any) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ ngopt's own. An optimizer that refuses a state is as it was before.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,8 @@ from ngopt.errors import CheckpointError, GraphMismatchError
 from ngopt.graph.sharding import is_sharded, local
 from ngopt.optim.attach.match import listing
 from ngopt.optim.attach.options import SHARED, checked_group
-from ngopt.optim.saving.state import ENTRY, Extra, same_parameters, unpack_extra
+from ngopt.optim.rule.plan import AXES
+from ngopt.optim.saving.state import ENTRY, Extra, same_parameters, unpack_extra, unpack_text
 
 OPTIONS = ("lr", "weight_decay", "maximize", "total_steps", "schedule", "step")
 LARGEST_STEP = 2**53  # counts are exact up to here
@@ -38,7 +40,8 @@ def check_state_dict(
         params: This optimizer's parameters, group by group.
 
     Returns:
-        ngopt's own entry; None where it is missing (torch.distributed.checkpoint keeps torch's two entries only).
+        ngopt's own entry; without shapes and layout where only torch's two entries were kept, as in
+        torch.distributed.checkpoint; None where there is nothing of it.
 
     Raises:
         CheckpointError: The state is corrupt, foreign, or of another version; the message names the entry.
@@ -59,7 +62,8 @@ def check_state_dict(
             raise CheckpointError(f"param_groups: {option} must be the same in all groups.")
     by_number = dict(zip(numbers, (param for own in params for param in own), strict=True))
     _check_state(packed["state"], by_number, extra)
-    return extra
+    carried = unpack_text(groups[0][ENTRY]) if groups and ENTRY in groups[0] else None
+    return extra or carried
 
 
 def _check_form(packed: Any) -> list[dict[str, Any]]:
@@ -147,9 +151,37 @@ def _check_state(state: Mapping[Any, Any], params: Mapping[int | str, Tensor], e
             _check_layout(
                 where, {key: tuple(value.shape) for key, value in entries.items()}, extra.layout.get(place, {})
             )
-        elif "momentum" in entries and not is_lazy(param) and entries["momentum"].numel() < param.numel():
-            shapes = f"shape {tuple(entries['momentum'].shape)}, and the parameter {tuple(param.shape)}"
-            raise CheckpointError(f"{where}['momentum'] has {shapes}.")
+        elif "momentum" in entries and not is_lazy(param):
+            _check_fit(where, {key: tuple(value.shape) for key, value in entries.items()}, tuple(param.shape))
+
+
+def _check_fit(where: str, found: Mapping[str, tuple[int, ...]], shape: tuple[int, ...]) -> None:
+    """Whether averages and bases are of one parameter of that shape, in any of the forms that it can have.
+
+    Averages of a matrix are padded along its sides to whole blocks, by less than one entry for each of them.
+    """
+    padded, sides = found["momentum"], [(axis, found.get(f"{name}_basis")) for axis, name in enumerate(AXES, 1)]
+    bases = [(axis, basis) for axis, basis in sides if basis is not None]
+    fits = found.get("second_moment") == padded
+    if not bases:
+        fits = fits and padded == shape
+    else:
+        fits = (
+            fits
+            and len(padded) == 4
+            and all(
+                len(basis) == 4 and (basis[0], basis[1] * basis[2], basis[3]) == (padded[0], padded[axis], basis[2])
+                for axis, basis in bases
+            )
+        )
+        blocks = {axis: basis[1] for axis, basis in bases} if fits else {}
+        lengths = [range(size - blocks.get(axis, 1) + 1, size + 1) for axis, size in enumerate(padded)]
+        fits = fits and any(math.prod(sizes) == math.prod(shape) for sizes in itertools.product(*lengths))
+    if not fits:
+        raise CheckpointError(
+            f"{where}['momentum'] has shape {padded}, with {listing(found)} beside it; that is not the state of a "
+            f"parameter of shape {shape}."
+        )
 
 
 def _check_layout(where: str, found: Mapping[str, tuple], written: Mapping[str, tuple]) -> None:
