@@ -8,6 +8,7 @@ from benchmarks.cost.__main__ import main
 from benchmarks.cost.plan import Throughput, costs, held_by, parse_mesh
 from benchmarks.cost.plan_models import MODELS, network
 from benchmarks.models_language import Sizes
+from ngopt.optim.rule import plan
 from ngopt.optim.rule.config import UpdateConfig
 from ngopt.optim.sharded.layout import assign
 
@@ -32,6 +33,15 @@ def test_all_parameters_are_planned_and_owned_once() -> None:
     pieces, loads = assign(held, net.plans("default", CONFIG), 4, CONFIG.bases_every)
     assert sum(piece.box.numel for piece in pieces) == net.entries
     assert max(load.state for load in loads) < 1.1 * min(load.state for load in loads)
+
+
+def test_a_large_head_is_stepped_where_its_shards_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = Sizes(20_000, 32, 4, 4, 2, 80)
+    found = costs(network(sizes), 1, 16, Throughput(), CONFIG)["owner ranks"]
+    assert found.state <= 1.2 / 16 * found.whole
+    monkeypatch.setattr(plan, "LARGEST_HEAD", 10**9)
+    whole = costs(network.__wrapped__(sizes), 1, 16, Throughput(), CONFIG)["owner ranks"]
+    assert whole.state > 5 / 16 * whole.whole  # control: with one owner
 
 
 def test_one_basis_takes_less_than_two() -> None:

@@ -23,6 +23,7 @@ from ngopt.optim.rule.config import UpdateConfig
 
 ELEMENTWISE_ROLES = ("embedding", "table", "bias", "scale", "buffer")
 RELATIVE_ROLES = ("embedding", "table")
+LARGEST_HEAD = 2**14  # outputs of a matrix up to which it has bases; tokens, in practice, of which a batch sees a part
 AXES = ("row", "col", "tap")  # of a matrix view [group, row, col, tap], after the first axis
 
 
@@ -152,8 +153,9 @@ def forms_of_param(
     """The ways in which a parameter can be stepped, the best first.
 
     Matrices take the direction of SOAP (`ngopt.optim.rule.direction`), and so do embeddings of few tokens, and tables
-    of few positions. Larger ones, of which a batch sees only a part, take that of Adam, as do vectors and matrices with
-    one row or column. A parameter on no graph is judged by its shape: the first axis is taken for the outputs.
+    of few positions. Larger ones, of which a batch sees only a part, take that of Adam, as do output heads of very many
+    tokens, vectors, and matrices with one row or column. What is stepped entry by entry is stepped where its shards
+    are. A parameter on no graph is judged by its shape: the first axis is taken for the outputs.
 
     Args:
         name: Of the parameter.
@@ -172,7 +174,8 @@ def forms_of_param(
     group, row, col, tap = matrix_shape
     ways: list[tuple[tuple[int, int, int, int], int]] = []  # matrix view, and the most entries of a whole side
     vectors = role in RELATIVE_ROLES and col * tap <= config.largest_joint
-    if (is_matrix or vectors) and min(row, col * tap) > 1:
+    has_bases = vectors or (is_matrix and not (fixed[0] and row > LARGEST_HEAD))
+    if has_bases and min(row, col * tap) > 1:
         ways = [(matrix_shape, config.largest_side), (matrix_shape, config.small_side)]
         if tap > 1 and col * tap <= config.largest_joint:
             ways.insert(0, ((group, row, col * tap, 1), config.largest_side))
