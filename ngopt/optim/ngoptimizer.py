@@ -22,20 +22,19 @@ from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.attach import capture, options
 from ngopt.optim.attach.groups import checked_new_group
 from ngopt.optim.attach.listener import unwrap
-from ngopt.optim.attach.match import listing
 from ngopt.optim.attach.owner import listed, owners
 from ngopt.optim.attachment import PER_TENSOR, Attachment
-from ngopt.optim.finite import nonfinite
 from ngopt.optim.notices import Notices
 from ngopt.optim.ranks import Ranks
 from ngopt.optim.resume import Loading, Packing
 from ngopt.optim.saving.checkpoint import DEFAULT_PRETRAINED, load_pretrained
 from ngopt.optim.sharded.spread import Spread
-from ngopt.optim.stepping import gradients, update_groups
+from ngopt.optim.skips import Skips
+from ngopt.optim.stepping import gradients, may_be_late, update_groups
 from ngopt.optim.summary import ParamSummary, as_table, copies_of, ratios, short_form, summarise, write_scalars
 from ngopt.optim.update import DEFAULT_LR, UpdateRule
 
-_KEPT = ("_given_total_steps", "_notices", "skipped_steps")  # by copies, besides what `Attachment.kept` says
+_KEPT = ("_given_total_steps", "_notices")  # by copies, besides what `Attachment.kept` says
 
 
 class NGOptimizer(torch.optim.Optimizer):
@@ -123,9 +122,9 @@ class NGOptimizer(torch.optim.Optimizer):
             rule.config = dataclasses.replace(rule.config, messages=False)
         self._notices = Notices()
         self._attachment = Attachment(rule, roots, self._notices)
-        self._ranks = Ranks(model)  # which skip steps together
+        self._ranks = Ranks(model)
+        self._skips = Skips(self._ranks, self._notices)
         self._measured: dict[str, float] | None = None  # update-to-weight ratios of the last step; None: not wanted
-        self.skipped_steps = 0
         defaults = dict(lr=lr, weight_decay=weight_decay, maximize=maximize)
         super().__init__(given, {**defaults, "total_steps": total_steps, "schedule": schedule, "step": 0})
         self._given_total_steps: int | None = self.param_groups[0]["total_steps"]
@@ -171,6 +170,12 @@ class NGOptimizer(torch.optim.Optimizer):
         return self._attachment.rule
 
     @property
+    def skipped_steps(self) -> int:
+        """Steps that were not made because a gradient was NaN or infinite. On a GPU, this waits for the last step."""
+        self._skips.settle(self)
+        return self._skips.count
+
+    @property
     def shares_over_ranks(self) -> list[Spread]:
         """Who has what of sharded parameters; empty where there are none. All ranks ask together."""
         return [joint.spread for joint in self._attachment.together(self)]
@@ -199,31 +204,23 @@ class NGOptimizer(torch.optim.Optimizer):
 
     @_disable_dynamo  # not the closure: the model inside it may be compiled
     def _step(self) -> None:
+        self._skips.settle(self)
         self._attachment.listen(self, stepping=True)
         grads = gradients(self, self._attachment)
         if not grads:
             self._attachment.refuse_sharded_later()
         looks = [joint.look(grads) for joint in self._attachment.together(self)]
-        bad = [name for look in looks for name in look.bad] if looks else nonfinite(grads) if grads else []
-        skip = not all(look.finite for look in looks) if looks else self._ranks.any(bool(bad), self, self._device())
-        if skip:
-            self.skipped_steps += 1
-            self._notices.once(
-                "nonfinite",
-                f"A step was skipped: NaN or infinity in the gradient of {listing(bad) or 'another rank'}. Weights and "
-                "state are as before; further skips are only counted, in optimizer.skipped_steps.",
-            )
-        elif grads or looks:
-            shares = self._attachment.shares or ()
-            before = None if self._measured is None else copies_of(shares, grads)
-            update_groups(self, shares, grads, looks, self._notices)
-            if before is not None:
-                self._measured = ratios(shares, before)
-
-    def _device(self) -> torch.device:
-        """Where ranks exchange what they found."""
-        params = (param for group in self.param_groups for param in group["params"])
-        return next((param.device for param in params), torch.device("cpu"))
+        shares = self._attachment.shares or ()
+        late = not looks and may_be_late(self, shares, grads)
+        gate = self._skips.later(grads, self) if late else None
+        if (not late and self._skips.now(grads, looks, self)) or not (grads or looks):
+            return
+        before = None if self._measured is None else copies_of(shares, grads)
+        stepped = update_groups(self, shares, grads, looks, self._notices, gate)
+        if late:
+            self._skips.made(stepped)
+        if before is not None:
+            self._measured = ratios(shares, before)
 
     # ---- what it knows
 
@@ -255,6 +252,7 @@ class NGOptimizer(torch.optim.Optimizer):
         self._measured = self._measured or {}
 
     def _summaries(self) -> list[ParamSummary]:
+        self._skips.settle(self)
         return summarise(self._attachment.fitted(self), self.state, self._measured or {})
 
     def __repr__(self) -> str:
@@ -263,6 +261,11 @@ class NGOptimizer(torch.optim.Optimizer):
 
     # ---- groups
 
+    def _catch_up(self) -> None:
+        """Know what became of the last step, and what the groups hold now."""
+        self._skips.settle(self)
+        self._attachment.follow(self)
+
     @_disable_dynamo
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, named or not, with options of their own; their state is made at once.
@@ -270,7 +273,7 @@ class NGOptimizer(torch.optim.Optimizer):
         Args:
             param_group: ``{"params": ..., "lr": ..., "weight_decay": ..., "maximize": ...}``.
         """
-        self._attachment.follow(self)
+        self._catch_up()
         if isinstance(param_group, dict) and not isinstance(param_group["params"], set):
             param_group, without_effect = checked_new_group(
                 param_group, self.param_groups, self.defaults, self._attachment.named
@@ -288,9 +291,9 @@ class NGOptimizer(torch.optim.Optimizer):
     @_disable_dynamo
     def state_dict(self) -> dict[str, Any]:
         """The state: torch's two entries, and ``"ngopt"``. All of it tensors, numbers and strings."""
-        self._attachment.follow(self)
+        self._catch_up()
         self._attachment.listen(self)
-        handle = self.register_state_dict_post_hook(Packing(self, self._attachment, self.skipped_steps), True)
+        handle = self.register_state_dict_post_hook(Packing(self, self._attachment, self._skips.count), True)
         try:
             return super().state_dict()
         finally:
@@ -312,7 +315,7 @@ class NGOptimizer(torch.optim.Optimizer):
         """
         if not isinstance(state_dict, Mapping):
             raise CheckpointError(f"A state must be a dict from state_dict(), not {type(state_dict).__name__}.")
-        self._attachment.follow(self)
+        self._catch_up()
         loading = Loading(self)
         handles = [
             self.register_load_state_dict_pre_hook(loading.check),
@@ -329,22 +332,24 @@ class NGOptimizer(torch.optim.Optimizer):
         loading.restore(self, self._given_total_steps, self._notices)
         if (extra := loading.extra) is not None:
             self._attachment.rule, self._attachment.saved_graph = extra.rule, extra.graph
-            self.skipped_steps = extra.skipped_steps
+            self._skips.count = extra.skipped_steps
         self._attachment.resume(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: hooks stay behind, and a copy that has no graph yet listens to the copied model."""
-        self._attachment.follow(self)
+        self._catch_up()
         kept = {name: self.__dict__[name] for name in _KEPT}
-        return {**super().__getstate__(), **kept, "_attachment": self._attachment.kept()}
+        kept |= {"_attachment": self._attachment.kept(), "_skipped": self._skips.count}
+        return {**super().__getstate__(), **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Inverse of `__getstate__`; torch also calls it with a part of the state when it loads."""
         state = dict(state)
-        kept = state.pop("_attachment", None)
+        kept, skipped = state.pop("_attachment", None), state.pop("_skipped", 0)
         super().__setstate__(state)
         if kept is None:
             self._attachment.shares = None
         else:
             self._ranks, self._measured = Ranks(), None
+            self._skips = Skips(self._ranks, self._notices, skipped)
             self._attachment = Attachment.restored(kept, self, self._notices, self._ranks.notice_forward)

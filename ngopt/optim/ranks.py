@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 _ZERO = "torch.distributed.optim.zero_redundancy_optimizer"
@@ -39,27 +39,46 @@ class Ranks:
         """Inside a forward pass: whose it is."""
         self._remember(DistributedDataParallel._get_active_ddp_module())
 
-    def any(self, local: bool, optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
+    def any(self, local: bool, optimizer: torch.optim.Optimizer) -> bool:
         """Whether ``local`` is true on any rank; all of them must ask. A rank that knows of no others decides alone.
 
         Args:
             local: What this rank found.
             optimizer: The optimizer that is stepping.
-            device: Where ranks exchange what they found.
         """
-        if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        if self._group(optimizer) is None:
             return local
+        params = (param for group in optimizer.param_groups for param in group["params"])
+        device = next((param.device for param in params), torch.device("cpu"))
+        return not bool(self.all(torch.tensor(not local, device=device), optimizer))
+
+    def all(self, local: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:  # bool [] -> bool []
+        """Whether ``local`` is true on all ranks; all of them must ask, here or with `any`. The host does not wait.
+
+        Args:
+            local: What this rank found, or will have found when its device has computed it.
+            optimizer: The optimizer that is stepping.
+        """
+        group = self._group(optimizer)
+        if group is None:
+            return local
+        flag = local.to(torch.float32).view(1)
+        dist.all_reduce(flag, dist.ReduceOp.MIN, group=group)
+        return flag[0] > 0
+
+    def _group(self, optimizer: torch.optim.Optimizer) -> Any:
+        """The process group of the ranks that step together; None if there are no others."""
+        if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+            return None
         if not self._searched:
             self._searched = True
             self._remember(_zero_around(optimizer))
         owner = self._owner() if self._owner is not None else None
         if owner is None or dist.get_world_size(owner.process_group) == 1:
-            return local
+            return None
         if isinstance(owner, DistributedDataParallel) and owner._join_config.enable:
-            return local  # under model.join(), ranks that have run out of data make no steps: wait for none
-        flag = torch.tensor([float(local)], device=device)
-        dist.all_reduce(flag, dist.ReduceOp.MAX, group=owner.process_group)
-        return bool(flag.item())
+            return None  # under model.join(), ranks that have run out of data make no steps: wait for none
+        return owner.process_group
 
     def _remember(self, owner: Any) -> None:
         if owner is not None:

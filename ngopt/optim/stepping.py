@@ -12,11 +12,15 @@ from torch.optim import Optimizer
 from ngopt.optim.attach.match import Share
 from ngopt.optim.attach.options import check_gradient
 from ngopt.optim.attachment import Attachment
+from ngopt.optim.fast.stack import Cohorts
 from ngopt.optim.notices import Notices
+from ngopt.optim.rule.direction import ParamState
 from ngopt.optim.sharded.look import Look
 from ngopt.optim.sharded.shards import local_gradient
 from ngopt.optim.sharded.step import sharded_update_
 from ngopt.optim.update import update_
+
+LATE = ("cuda",)  # devices on which steps are made before it is known whether they should be
 
 
 def gradients(optimizer: Optimizer, attachment: Attachment) -> dict[str, Tensor]:
@@ -50,8 +54,9 @@ def update_groups(
     grads: Mapping[str, Tensor],
     looks: Iterable[Look],
     notices: Notices,
-) -> None:
-    """Write one step into weights, state and counts.
+    gate: Tensor | None = None,  # bool []
+) -> list[Cohorts]:
+    """Write one step into weights, state and counts; returns what was stepped.
 
     Args:
         optimizer: Its groups and state.
@@ -59,6 +64,7 @@ def update_groups(
         grads: Gradients by name on the graph.
         looks: At the gradients of the shares that are sharded.
         notices: Where it warns.
+        gate: Whether to change anything but counts; see `ngopt.optim.skips`.
 
     Raises:
         ValueError: An option of a group is not finite; nothing was changed.
@@ -73,6 +79,7 @@ def update_groups(
             "weights do not change any more. Give total_steps= the length of the whole run.",
         )
     sharded = {id(look.spread.share): look for look in looks}
+    stepped = []
     for share in shares:
         rest: dict[str, Any] = dict(
             step=step,
@@ -85,10 +92,30 @@ def update_groups(
         if (look := sharded.get(id(share))) is not None:
             sharded_update_(look, state, **rest)
         elif mine:
-            own = {key: state[param] for key, (_, param) in share.params.items() if param in state}
-            update_(share.rule, share.graph, share.readable, mine, own, cohorts=share.cohorts, **rest)
+            own = _state_of(share, optimizer)
+            update_(share.rule, share.graph, share.readable, mine, own, cohorts=share.cohorts, gate=gate, **rest)
+            stepped.append(share.cohorts)
     for group in groups:
         group["step"] += 1
+    return stepped
+
+
+def may_be_late(optimizer: Optimizer, shares: Iterable[Share], grads: Mapping[str, Tensor]) -> bool:
+    """Whether a step can have a gate: all of it is on one CUDA device, and waits for nothing else."""
+    devices = {grad.device for grad in grads.values()}
+    if len(devices) != 1 or devices.pop().type not in LATE:
+        return False
+    parts = [(share, [key for key in share.params if key in grads]) for share in shares]
+    return all(
+        share.cohorts.ripe(share.graph, names, _state_of(share, optimizer), share.rule.config)
+        for share, names in parts
+        if names
+    )
+
+
+def _state_of(share: Share, optimizer: Optimizer) -> dict[str, ParamState]:
+    state = optimizer.state
+    return {key: state[param] for key, (_, param) in share.params.items() if param in state}
 
 
 def _finite(group: Mapping[str, Any], option: str) -> float:

@@ -1,14 +1,16 @@
-"""On a GPU that is only pretended: a step mixes no devices, and waits for nothing but to learn of NaN."""
+"""On a GPU that is only pretended: a step mixes no devices, and waits for nothing."""
 
 from __future__ import annotations
 
 import warnings
+from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 
 import ngopt
+from ngopt.optim import stepping
 from ngopt.optim.update import UpdateConfig, UpdateRule
 from tests.optim.ngoptimizer_cases import graph_of, make_mlp
 from tests.optim.pretended_gpu import GPU, like, pretended_gpu
@@ -17,7 +19,11 @@ STEPS = 21  # the last ten of them as all later ones: every basis turns once
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # by copy.deepcopy
-def test_a_step_waits_once() -> None:
+@pytest.mark.parametrize("late", [True, False])
+def test_a_step_does_not_wait(late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without gates it waits once, to learn of NaN: a control."""
+    monkeypatch.setattr(stepping, "LATE", ("cuda",) if late else ())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: mock.MagicMock())
     model = make_mlp()
     graph, rule = graph_of(model), UpdateRule(UpdateConfig(dense_steps=1, controls_every=5))
     with pretended_gpu() as waits:
@@ -30,7 +36,8 @@ def test_a_step_waits_once() -> None:
             waits.on_host = step
             optimizer.step()  # with controls: on this device, whether they are all zero cannot be known
             if step >= rule.config.bases_every:  # before, bases are found by eigendecompositions, which wait
-                assert len(waits.found) == 1 and "finite.py" in waits.found[0], (step, waits.found)
+                assert len(waits.found) == (0 if late else 1), (step, waits.found)
+                assert all("finite.py" in found for found in waits.found)
 
 
 def test_waits_are_noticed() -> None:

@@ -10,14 +10,14 @@ are sharded, not on the same rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.fast.stack import Cohort, Cohorts, join
+from ngopt.optim.fast.writing import Change, apply_, write_
 from ngopt.optim.rule.config import DEFAULT_LR, UpdateConfig
 from ngopt.optim.rule.controls import CONTROLS, EXPONENT, FLOOR, LOG_GAIN
 from ngopt.optim.rule.direction import (
@@ -38,36 +38,6 @@ from ngopt.optim.rule.team import ALONE, Alone
 from ngopt.optim.rule.update_rule import UpdateRule
 
 
-@dataclass(frozen=True)
-class Change:
-    """How some weights change in a step: ``w <- (1 - rate * weight_decay) w - rate * change``.
-
-    Attributes:
-        names: Of the parameters.
-        changes: Of each, in its shape.
-        rates: Of each.
-        weight_decays: Of each.
-    """
-
-    names: Sequence[str]
-    changes: list[Tensor]
-    rates: Sequence[float]
-    weight_decays: Sequence[float]
-
-
-def apply_(change: Change, weights: Mapping[str, Tensor]) -> None:
-    """Change the weights. Uses up the changes."""
-    each, rates = [weights[name] for name in change.names], change.rates
-    changes = [x.to(weight.dtype) for x, weight in zip(change.changes, each, strict=True)]
-    if any(change.weight_decays):
-        torch._foreach_mul_(each, [1.0 - rate * own for rate, own in zip(rates, change.weight_decays, strict=True)])
-    if len(set(rates)) > 1:
-        torch._foreach_mul_(changes, [-rate for rate in rates])
-        torch._foreach_add_(each, changes)
-    elif each:
-        torch._foreach_add_(each, changes, alpha=-rates[0])
-
-
 @torch.no_grad()
 def update_(
     rule: UpdateRule,
@@ -82,17 +52,20 @@ def update_(
     total_steps: int | None = None,
     scheduled: bool = True,
     cohorts: Cohorts | None = None,
+    gate: Tensor | None = None,  # bool []
 ) -> None:
     """One step, written into ``weights`` and ``state``. Arguments as in `ngopt.optim.update.update`.
 
-    Whoever steps the same parameters many times keeps ``cohorts`` and gives it again.
+    Whoever steps the same parameters many times keeps ``cohorts`` and gives it again. With a ``gate`` these must be
+    `Cohorts.ripe`; where it is closed, nothing changes but ``step`` of each state, see `Cohorts.take_back`.
     """
     given = {name: grad for name, grad in grads.items() if grad is not None}
     factor = step_factor(rule, step, total_steps, scheduled)
     rates = {name: option(lr, name) * factor for name in given}
     decays = {name: option(weight_decay, name) for name in given}
-    for change in changes_(rule, graph, weights, given, state, step, total_steps, rates, decays, cohorts or Cohorts()):
-        apply_(change, weights)
+    known = cohorts or Cohorts()
+    for change in changes_(rule, graph, weights, given, state, step, total_steps, rates, decays, known, gate=gate):
+        apply_(change, weights, gate)
         del change  # before the next is made
 
 
@@ -117,6 +90,7 @@ def changes_(
     decays: Mapping[str, float],
     cohorts: Cohorts,
     team: Alone = ALONE,
+    gate: Tensor | None = None,  # bool []
 ) -> Iterator[Change]:
     """Bring the state one step further; how the weights change, cohort by cohort.
 
@@ -132,6 +106,7 @@ def changes_(
         decays: Weight decay, by name.
         cohorts: Kept from step to step.
         team: Who has the rest of the network.
+        gate: Whether to write. Where it is closed, changes are zero.
     """
     config, neutral = rule.config, rule.neutral
     gradients = {name: g.to(state[name]["momentum"].dtype) for name, g in grads.items()}
@@ -142,13 +117,13 @@ def changes_(
             if cohort.count == 1:
                 join(cohort.states, "guard").copy_(guard)
     # One by one, and without a name for what is done with: a step takes memory for one cohort at a time.
-    turned: Iterable[Tensor] = map(lambda cohort: _accumulate_(cohort, gradients, weights, config, team), found)
+    turned: Iterable[Tensor] = map(lambda cohort: _accumulate_(cohort, gradients, weights, config, team, gate), found)
     if graph is not None and not neutral and is_refresh(step, config):
         turned = list(turned)
         seen = {name: x for cohort, own in zip(found, turned, strict=True) for name, x in _parts(cohort, own).items()}
         for name, said in rule.controls(graph, plans, weights, seen, state, step, total_steps, team).items():
-            state[name]["controls"].copy_(said)
-    directions: Iterable[Tensor] = map(lambda cohort, own: _direct_(cohort, own, config), found, turned)
+            write_(state[name]["controls"], said, gate)
+    directions: Iterable[Tensor] = map(lambda cohort, own: _direct_(cohort, own, config, gate), found, turned)
     lengths = None
     if not neutral:
         directions = list(directions) if team.pieces else directions
@@ -168,16 +143,18 @@ def _accumulate_(
     weights: Mapping[str, Tensor],
     config: UpdateConfig,
     team: Alone,
+    gate: Tensor | None,
 ) -> Tensor:  # -> [all entries]
     """The averages of a cohort after one more gradient; returns the gradients in units, in the eigenbases."""
     each, count = [gradients[name] for name in cohort.names], cohort.count
     dtype = each[0].dtype
     sizes = root_mean_square(team.norms(cohort.names, each), cohort.entries, dtype)
     divisors, units, carries = next_unit(sizes, cohort.unit, count, config)
-    cohort.unit.copy_(units)
+    write_(cohort.unit, units, gate)
     torch._foreach_add_([state["step"] for state in cohort.states], 1.0)
     each = dict(zip(cohort.names, torch._foreach_div(each, list(divisors.unbind())), strict=True))
     if isinstance(carries, Tensor):
+        carries = carries if gate is None else torch.where(gate, carries, 1.0)
         singly = list(carries.unbind())
         torch._foreach_mul_([state["momentum"] for state in cohort.states], singly)
         torch._foreach_mul_([state["second_moment"] for state in cohort.states], [x * x for x in singly])
@@ -201,29 +178,36 @@ def _accumulate_(
         for side in sides:
             new, by = follow(side, weight, gradient, carry, stack.state, count, config)
             for key, value in new.items():
-                stack.state[key].copy_(value)
+                write_(stack.state[key], value, gate)
             if by is not None:
                 momentum, squares = (x[stack.place].view(stack.shape) for x in (cohort.momentum, cohort.second_moment))
                 gradient = turn(gradient, side, by)
-                momentum.copy_(turn(momentum, side, by))
-                squares.copy_(turn(squares, side, by.square()))
+                write_(momentum, turn(momentum, side, by), gate)
+                write_(squares, turn(squares, side, by.square()), gate)
         turned.append(gradient.reshape(-1))
     turned += [each[name].reshape(-1) for name in cohort.names[cohort.first_vector :]]
     gradient = torch.cat(turned) if len(turned) > 1 else turned[0]
     del turned
-    cohort.momentum.lerp_(gradient, 1.0 - config.momentum)
-    decay = config.second_moment
-    cohort.second_moment.mul_(decay).addcmul_(gradient, gradient, value=1.0 - decay)
+    momentum, squares, decay = cohort.momentum, cohort.second_moment, config.second_moment
+    if gate is None:
+        momentum.lerp_(gradient, 1.0 - config.momentum)
+        squares.mul_(decay).addcmul_(gradient, gradient, value=1.0 - decay)
+    else:
+        write_(momentum, torch.lerp(momentum, gradient, 1.0 - config.momentum), gate)
+        write_(squares, (squares * decay).addcmul_(gradient, gradient, value=1.0 - decay), gate)
     return gradient
 
 
-def _direct_(cohort: Cohort, gradient: Tensor, config: UpdateConfig) -> Tensor:  # [all entries], twice
-    """The directions of a cohort, in the eigenbases, written over its gradients."""
+def _direct_(
+    cohort: Cohort, gradient: Tensor, config: UpdateConfig, gate: Tensor | None
+) -> Tensor:  # [all entries], twice
+    """The directions of a cohort, in the eigenbases, written over its gradients; zero where the gate is closed."""
     count, decay, split = cohort.count, config.momentum, cohort.matrices
     torch.lerp(cohort.momentum[:split], gradient[:split], 1.0 - decay, out=gradient[:split])
     gradient[:split].div_(1.0 - decay ** (count + 1))
     torch.div(cohort.momentum[split:], 1.0 - decay**count, out=gradient[split:])
-    return gradient.div_(cohort.second_moment.div(1.0 - config.second_moment**count).add_(EPS**2).sqrt_())
+    gradient.div_(cohort.second_moment.div(1.0 - config.second_moment**count).add_(EPS**2).sqrt_())
+    return gradient if gate is None else gradient.masked_fill_(gate.logical_not(), 0.0)
 
 
 def _changes(

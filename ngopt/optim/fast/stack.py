@@ -8,7 +8,7 @@ parameters have gradients, or when somebody (loading does) puts other tensors in
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -149,11 +149,31 @@ class Cohorts:
     ) -> tuple[list[Cohort], dict[str, ParamPlan]]:
         """Of the parameters that have gradients now; and the plan of each."""
         key = (id(graph), tuple(gradients), config)
-        if key != self.key or not all(cohort.holds(state) for cohort in self.found):
+        if not self._arranged(key, state):
             shapes = {name: team.shape(name, gradient) for name, gradient in gradients.items()}
             self.plans = plan_all(graph, state, shapes, config)
             self.key, self.found = key, _arrange(self.plans, gradients, state, team.apart)
         return self.found, self.plans
+
+    def _arranged(self, key: tuple, state: Mapping[str, ParamState]) -> bool:
+        return key == self.key and all(cohort.holds(state) for cohort in self.found)
+
+    def ripe(
+        self, graph: NeuralGraph | None, names: Iterable[str], state: Mapping[str, ParamState], config: UpdateConfig
+    ) -> bool:
+        """Whether these parameters are arranged, and past the steps in which bases come from eigendecompositions.
+
+        Those wait for the device, and fail on NaN.
+        """
+        arranged = self._arranged((id(graph), tuple(names), config), state)
+        return arranged and all(cohort.count > config.bases_every for cohort in self.found)
+
+    def take_back(self) -> None:
+        """Count the last step as not made: its gate was closed."""
+        for cohort in self.found:
+            cohort.count -= 1
+            for state in cohort.states:
+                state["step"] -= 1.0
 
 
 def _arrange(

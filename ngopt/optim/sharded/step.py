@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ngopt.graph.sharding import is_sharded, local
-from ngopt.optim.fast.inplace import Change, apply_, changes_, step_factor
+from ngopt.optim.fast.inplace import changes_, step_factor
+from ngopt.optim.fast.writing import Change, apply_
 from ngopt.optim.rule.eigenbasis import is_turn
 from ngopt.optim.rule.schedule import is_refresh
 from ngopt.optim.sharded.look import Look
