@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.nn.utils import get_total_norm
 
 
 def finite(
-    grads: Sequence[Tensor],  # [...] each, not empty, all on one device
+    grads: list[Tensor],  # [...] each, not empty, all on one device
 ) -> Tensor:  # -> bool [tensor]
     """Which gradients hold neither NaN nor infinity; the host does not wait.
 
