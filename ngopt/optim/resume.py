@@ -47,7 +47,7 @@ class Packing:
                 packed["state"][place] = portable(spread, name, packed["state"][place])
         packed["state"] = {number: packed["state"][number] for number in sorted(packed["state"])}
         packed[ENTRY] = pack_extra(self._extra)
-        packed["param_groups"][0][ENTRY] = pack_text(self._extra)  # for those that keep torch's two entries only
+        packed["param_groups"][-1][ENTRY] = pack_text(self._extra)  # for those that keep torch's two entries only
 
 
 class Loading:

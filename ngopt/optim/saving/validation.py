@@ -62,7 +62,7 @@ def check_state_dict(
             raise CheckpointError(f"param_groups: {option} must be the same in all groups.")
     by_number = dict(zip(numbers, (param for own in params for param in own), strict=True))
     _check_state(packed["state"], by_number, extra)
-    carried = unpack_text(groups[0][ENTRY]) if groups and ENTRY in groups[0] else None
+    carried = next((unpack_text(group[ENTRY]) for group in groups if ENTRY in group), None)
     return extra or carried
 
 
