@@ -17,6 +17,7 @@ from ngopt.optim.attach.match import Share
 from ngopt.optim.attach.options import SHARED
 from ngopt.optim.rule.controls import EXPONENT, LOG_GAIN
 from ngopt.optim.rule.plan import ParamPlan
+from ngopt.optim.rule.scale import step_scale
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _summarise_one(
 ) -> ParamSummary:
     config, steps = share.rule.config, int(own["step"]) if own else 0
     own = own if "initial_rms" in own else {}  # what another rank steps, it alone knows
-    size = float(plan.scale(config, own["initial_rms"] if own else 0.0)) * config.step_size
+    size = float(step_scale(plan, config, own["initial_rms"] if own else 0.0)) * config.step_size
     guard = float(own["guard"]) if own and float(own["step"]) else 1.0  # the first step finds it
     said = own.get("controls")
     return ParamSummary(

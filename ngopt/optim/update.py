@@ -30,6 +30,7 @@ from ngopt.optim.rule.controls import EXPONENT, FLOOR, LOG_GAIN
 from ngopt.optim.rule.direction import ParamState, accumulate, direction, init_state, next_unit, rms
 from ngopt.optim.rule.guard import guard_of
 from ngopt.optim.rule.plan import option, plan_all
+from ngopt.optim.rule.scale import step_scale
 from ngopt.optim.rule.schedule import Schedule, is_refresh
 from ngopt.optim.rule.update_rule import UpdateRule
 
@@ -102,7 +103,7 @@ def update(
     for name, plan in plans.items():
         own, weight = new_state[name], weights[name]
         found = direction(plan.sides, gradients[name], own, number[name], config)
-        size = own["guard"] * plan.scale(config, own["initial_rms"])
+        size = own["guard"] * step_scale(plan, config, own["initial_rms"])
         if "controls" in own:
             log_gain, exponent = own["controls"][LOG_GAIN], own["controls"][EXPONENT]
             size = size * torch.exp(log_gain) * rms(found).clamp_min(FLOOR) ** -exponent

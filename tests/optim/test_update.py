@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import ngopt
+from ngopt.encoder.structure import structure
 from ngopt.optim.rule import reference
 from ngopt.optim.rule.plan import plan_graph
 from ngopt.optim.rule.reference import schedule as literal
-from ngopt.optim.rule.schedule import Schedule, horizon_factor, is_refresh, steepness, warmup_and_decay
+from ngopt.optim.rule.scale import taps_factor
+from ngopt.optim.rule.schedule import Schedule, is_refresh, steepness, warmup_and_decay
 from ngopt.optim.update import UpdateConfig, UpdateRule, init_state, update, update_
 from tests.optim.update_cases import (
     CASES,
@@ -30,29 +32,52 @@ from tests.optim.update_cases import (
 )
 
 OPTIONS = dict(lr=0.7, total_steps=60, weight_decay=0.01)
+GENTLY = {**OPTIONS, "lr": 0.05}  # training amplifies rounding, the more so the larger its steps
 
 
 # ---- the untrained rule is the reference
 
 
 def reference_run(model: nn.Module, x: torch.Tensor, steps: int) -> dict[str, torch.Tensor]:
-    """Train with `ngopt.optim.rule.reference` alone."""
+    """Train with `ngopt.optim.rule.reference` alone; the model's matrices follow one another."""
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-    own = {name: (reference.Matrix if w.dim() > 1 else reference.Vector).like(w) for name, w in weights.items()}
-    guard = reference.guard([w for w in weights.values() if w.dim() > 1])
+    matrices = {name: w.flatten(1) for name, w in weights.items() if w.dim() > 1}
+    own = {name: (reference.Matrix if name in matrices else reference.Vector).like(matrices.get(name, w))
+           for name, w in weights.items()}  # fmt: skip
+    guard = reference.guard(list(matrices.values()))
     for _ in range(steps):
         for name, gradient in gradients(model, weights, x).items():
-            weights[name] = weights[name] + own[name].step(weights[name], gradient, guard=guard, **OPTIONS)
+            weight, options = weights[name], {**OPTIONS, "guard": guard}
+            if name in matrices:
+                options |= {"taps": weight[0, 0].numel(), "depth": len(matrices)}
+                weight, gradient = weight.flatten(1), gradient.flatten(1)
+            weights[name] = weights[name] + own[name].step(weight, gradient, **options).view_as(weights[name])
     return weights
 
 
 @pytest.mark.parametrize("widths", [(7, 12, 9, CLASSES), (20, 4, 30, 30, CLASSES)])
 def test_untrained_rule_equals_the_reference(widths: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    model, x = mlp(*widths).double(), torch.randn(12, widths[0]).double()
+    model = mlp(*widths).double()
     with torch.no_grad():
         model[0].weight.mul_(0.2)  # for a guard below one
         model[2].weight.mul_(0.2)
+    equals_reference(model, torch.randn(12, widths[0]).double())
+
+
+@pytest.mark.parametrize("convolutions", [2, 6])
+def test_untrained_rule_equals_the_reference_on_convolutions(convolutions: int) -> None:
+    torch.manual_seed(0)
+    layers = [part for _ in range(convolutions) for part in (nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(3 * 16, CLASSES)).double()
+    with torch.no_grad():
+        for layer in model[:-2:2]:
+            layer.weight.mul_(0.7)
+    equals_reference(model, torch.randn(12, 3, 4, 4).double())
+
+
+def equals_reference(model: nn.Sequential, x: torch.Tensor) -> None:
+    """Assert that the rule trains as the literal one does, within what rounding makes of it."""
     graph = ngopt.trace(model, x)
     start = dict(model.named_parameters())
     # The longer, the more rounding counts along directions without gradients: the first layer reads 7 numbers only.
@@ -90,10 +115,9 @@ def test_in_place_equals_pure(case: str, trained: bool, with_graph: bool) -> Non
     model, x, graph = make(case)
     graph = graph if with_graph else None
     rule = trained_rule() if trained else UpdateRule().double()
-    pure = run(model, x, graph, rule, 33, **OPTIONS)
-    fast = run(model, x, graph, rule, 33, in_place=True, **OPTIONS)
+    pure = run(model, x, graph, rule, 33, **GENTLY)
+    fast = run(model, x, graph, rule, 33, in_place=True, **GENTLY)
     for step, ((w1, s1), (w2, s2)) in enumerate(zip(pure, fast, strict=True)):
-        # Training amplifies rounding: initial weights that differ by 1e-16 end 2e-7 apart within five steps.
         tolerance = 1e-6 if step < 5 else 1e-4
         assert distance(w2, w1) < tolerance
         assert distance(unsigned(s2), unsigned(s1)) < 100 * tolerance
@@ -108,8 +132,8 @@ def test_in_place_equals_pure_for_large_parameters(
     monkeypatch.setattr(f"ngopt.optim.fast.stack.{limit}", {"SMALL": 0, "MOST": 60}[limit])
     model, x, graph = make(case)
     rule = trained_rule() if trained else UpdateRule().double()
-    w1, _ = last(run(model, x, graph, rule, 5, **OPTIONS))
-    w2, _ = last(run(model, x, graph, rule, 5, in_place=True, **OPTIONS))
+    w1, _ = last(run(model, x, graph, rule, 5, **GENTLY))
+    w2, _ = last(run(model, x, graph, rule, 5, in_place=True, **GENTLY))
     assert distance(w2, w1) < 1e-6
 
 
@@ -185,20 +209,21 @@ def test_long_runs_fall_faster_at_first_and_all_reach_zero() -> None:
         assert all(abs(values[step] - literal(step, steps)) < 1e-12 for step in (0, 7, steps // 3, steps - 1))
 
 
-def test_steps_shrink_as_runs_get_longer() -> None:
-    assert horizon_factor(1000, 0.5) == horizon_factor(None, 0.5) == horizon_factor(100, 0.0) == 1.0
-    assert horizon_factor(250, 0.5) == pytest.approx(2.0)
-    assert horizon_factor(1, 0.5) == 1.0 / horizon_factor(10**9, 0.5) == 5.0
-    model, x, graph = make("mlp")
-    start = dict(model.named_parameters())
+def test_convolutions_of_shallow_networks_take_larger_steps() -> None:
+    assert taps_factor(9, 4, 0.5) == 3.0 == 2.0 * taps_factor(9, 8, 0.5)
+    assert taps_factor(3, 2, 0.5) == pytest.approx(3**0.5)
+    assert taps_factor(9, 12, 0.5) == taps_factor(9, 100, 0.5) == 1.0  # deep
+    assert taps_factor(256, 2, 0.5) == 5.0
+    assert taps_factor(1, 2, 0.5) == taps_factor(9, 2, 0.0) == taps_factor(9, None, 0.5) == 1.0
+    model, x, graph = make("cnn")
+    start, rules = dict(model.named_parameters()), [UpdateRule(UpdateConfig(tap_power=p)).double() for p in (0.0, 0.5)]
     for in_place in (False, True):
-        plain, scaled = (
-            last(run(model, x, graph, UpdateRule(UpdateConfig(horizon_power=power)).double(), 1, in_place=in_place,
-                     total_steps=250))[0]
-            for power in (0.0, 0.5)
-        )  # fmt: skip
+        plain, larger = (last(run(model, x, graph, rule, 1, in_place=in_place))[0] for rule in rules)
         for name, w in start.items():
-            torch.testing.assert_close(scaled[name] - w, 2.0 * (plain[name] - w), rtol=1e-9, atol=1e-12)
+            taps = w[0, 0].numel() if w.dim() == 4 else 1
+            factor = taps_factor(taps, structure(graph).depth.get(name), 0.5)
+            assert (factor > 1) == (taps > 1)
+            torch.testing.assert_close(larger[name] - w, factor * (plain[name] - w), rtol=1e-9, atol=1e-12)
 
 
 @given(step=st.integers(0, 5000), total=st.integers(1, 4000), scale=st.floats(-50, 50))

@@ -33,6 +33,7 @@ from ngopt.optim.rule.direction import (
 )
 from ngopt.optim.rule.eigenbasis import turn
 from ngopt.optim.rule.plan import ParamPlan, option
+from ngopt.optim.rule.scale import step_scale
 from ngopt.optim.rule.schedule import Schedule, is_refresh
 from ngopt.optim.rule.team import ALONE, Alone
 from ngopt.optim.rule.update_rule import UpdateRule
@@ -250,7 +251,7 @@ def _scales(cohort: Cohort, plans: Mapping[str, ParamPlan], config: UpdateConfig
     if cohort.scale is None:
         cohort.scale = torch.stack(
             [
-                own["guard"] * plans[name].scale(config, own["initial_rms"])
+                own["guard"] * step_scale(plans[name], config, own["initial_rms"])
                 for name, own in zip(cohort.names, cohort.states, strict=True)
             ]
         )

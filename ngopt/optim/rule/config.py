@@ -19,7 +19,7 @@ class UpdateConfig:
         second_moment: Decay of squared gradients, and of the factors that bases are read off.
         vector_scale: Step of biases and norm scales, and least one of embeddings and tables, relative to that of
             matrices.
-        horizon_power: Steps shrink as runs get longer than 1,000 steps, by this power of their length.
+        tap_power: Steps of convolutions are larger, by this power of their taps; see `ngopt.optim.rule.scale`.
         decay_power: The built-in schedule falls to zero like this power of what is left of the run; a higher one in
             long runs, see `ngopt.optim.rule.schedule.steepness`.
         warmup_steps: Steps over which the built-in schedule rises to one.
@@ -50,7 +50,7 @@ class UpdateConfig:
     momentum: float = 0.9
     second_moment: float = 0.95
     vector_scale: float = 0.16
-    horizon_power: float = 0.0
+    tap_power: float = 0.5
     decay_power: float = 1.0
     warmup_steps: int = 20
     spike: float = 10.0
@@ -79,7 +79,7 @@ class UpdateConfig:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name}={getattr(self, name)!r} must lie in [0, 1).")
         for name in (
-            *("step_size", "vector_scale", "horizon_power", "decay_power", "tie_break", "state_floats"),
+            *("step_size", "vector_scale", "tap_power", "decay_power", "tie_break", "state_floats"),
             *("gain_bound", "exponent_bound", "schedule_bound"),
         ):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0.0):

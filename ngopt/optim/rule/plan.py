@@ -62,7 +62,9 @@ class ParamPlan:
         matrix_shape: ``[group, row, col, tap]`` as it is stepped: as in `ParamBlock`, or with taps among the columns.
         role: As in `ParamBlock`; ``"weight"`` or ``"vector"`` for a parameter on no graph.
         sides: The axes with an eigenbasis; none for parameters that are stepped entry by entry, as by Adam.
-        is_matrix: Whether its step has the scale of a matrix, ``1 / sqrt(fan_in)``.
+        is_matrix: Whether its step has the scale of a matrix; see `ngopt.optim.rule.scale`.
+        taps: Of a convolution; one for all else.
+        depth: How deep its network is, as in `ngopt.encoder.structure`; None for a parameter on no graph.
         plain: Whether the matrix view is a mere reshape of the tensor.
         form: A number that is the same for plans with the same matrix shape and sides, which can be stepped as one.
     """
@@ -73,6 +75,8 @@ class ParamPlan:
     role: str
     sides: tuple[Side, ...]
     is_matrix: bool
+    taps: int
+    depth: int | None
     plain: bool
     form: int
 
@@ -110,21 +114,6 @@ class ParamPlan:
             )
         )
 
-    def scale(self, config: UpdateConfig, initial_rms: Tensor | float) -> Tensor | float:
-        """Factor on its step.
-
-        With entries of root mean square one, a step of ``1 / sqrt(fan_in)`` has the spectral norm
-        ``sqrt(max(1, row / fan_in))``, at which features change by the same share whatever the width (Yang, Simon &
-        Bernstein 2023, "A spectral condition for feature learning", arXiv:2310.17813). Embeddings and tables step
-        relative to the size that they begin with.
-        """
-        if self.is_matrix:
-            return 1.0 / math.sqrt(self.fan_in)
-        if self.role not in RELATIVE_ROLES:
-            return config.vector_scale
-        least, most = config.vector_scale, max(1.0, config.vector_scale)
-        return initial_rms.clamp(least, most) if isinstance(initial_rms, Tensor) else min(most, max(least, initial_rms))
-
     def view(self, tensor: Tensor) -> Tensor:
         """A tensor shaped like the parameter as it is stepped: ``[group, row, col, tap]`` with sides, else as it is."""
         if not self.sides:
@@ -149,6 +138,7 @@ def forms_of_param(
     block: ParamBlock | None,
     config: UpdateConfig,
     fixed: tuple[bool, bool] = (False, False),
+    depth: int | None = None,
 ) -> tuple[ParamPlan, ...]:
     """The ways in which a parameter can be stepped, the best first.
 
@@ -163,6 +153,7 @@ def forms_of_param(
         block: Where it lies on the graph; None if it does not.
         config: Settings of the rule.
         fixed: Whether rows, and whether columns, are neurons with an identity of their own.
+        depth: How deep its network is; None where that is not known.
     """
     if block is not None:
         matrix_shape, role = block.matrix_shape, block.role
@@ -189,6 +180,8 @@ def forms_of_param(
             role=role,
             sides=sides,
             is_matrix=is_matrix,
+            taps=tap,
+            depth=depth,
             plain=plain,
             form=_forms.setdefault((form, sides), len(_forms)),
         )
@@ -238,7 +231,9 @@ def _on_graph(graph: NeuralGraph, config: UpdateConfig) -> tuple[Forms, dict[str
     """Forms, and a choice of forms, of all blocks of a graph; made once and kept as long as the graph lives."""
     known = structure(graph)
     forms = {
-        b.name: forms_of_param(b.name, b.shape, b, config, (b.name in known.outputs, b.name in known.inputs))
+        b.name: forms_of_param(
+            b.name, b.shape, b, config, (b.name in known.outputs, b.name in known.inputs), known.depth.get(b.name)
+        )
         for b in graph.blocks
     }
     return forms, choose(forms, config)

@@ -67,7 +67,7 @@ class Basis:
 
 @dataclass
 class Matrix:
-    """Averages of one matrix ``[row, col]``, and its step."""
+    """Averages of one matrix ``[row, col]``, and its step; of a convolution, with taps among the columns."""
 
     m: Tensor
     v: Tensor
@@ -84,9 +84,18 @@ class Matrix:
         return cls(zeros, zeros, Basis(row, row), Basis(col, col))
 
     def step(
-        self, weight: Tensor, gradient: Tensor, *, lr: float, total_steps: int, guard: float, weight_decay: float
+        self,
+        weight: Tensor,
+        gradient: Tensor,
+        *,
+        lr: float,
+        total_steps: int,
+        guard: float,
+        weight_decay: float,
+        taps: int = 1,
+        depth: int = 1,
     ) -> Tensor:
-        """What to add to the matrix."""
+        """What to add to the matrix, one of ``depth`` in its network."""
         self.count += 1
         t = self.count
         g, carry = self.unit.see(gradient, t)
@@ -99,7 +108,9 @@ class Matrix:
         nesterov = left.T @ (0.9 * self.m + 0.1 * g) @ right / (1 - 0.9 ** (t + 1))
         direction = left @ (nesterov / torch.sqrt(self.v / (1 - 0.95**t) + 9e-12)) @ right.T
         rate = -lr * 0.08 * schedule(t - 1, total_steps)
-        return rate * (guard / math.sqrt(weight.shape[1]) * direction + weight_decay * weight)
+        most = min(5.0, math.sqrt(taps))
+        larger = min(most, max(1.0, most * 4 / depth))
+        return rate * (guard * larger / math.sqrt(weight.shape[1]) * direction + weight_decay * weight)
 
 
 @dataclass

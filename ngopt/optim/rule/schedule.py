@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ngopt.optim.rule.config import UpdateConfig
 
 REFERENCE = 1000  # steps of a run for which the step size is meant
-LARGEST = 5.0  # factor between runs of other lengths
 STEEPEST = 2.0  # power to which the fall of a long run is raised, at most
 
 
@@ -41,15 +40,6 @@ def steepness(total_steps: int | None) -> float:
     mean of eight; later on one of them). In runs of 1,000 steps it costs 4 to 20 % of the final loss.
     """
     return 1.0 if total_steps is None else min(STEEPEST, max(1.0, math.sqrt(total_steps / REFERENCE)))
-
-
-def horizon_factor(total_steps: int | None, power: float) -> float:
-    """Smaller steps in longer runs, ``(REFERENCE / T) ** power``, one without a horizon.
-
-    The best constant rate of stochastic gradient descent falls like ``1 / sqrt(T)``, also under a linear decay (Defazio
-    et al. 2023, "Optimal linear decay learning rate schedules and further refinements", arXiv:2310.07831).
-    """
-    return 1.0 if total_steps is None else min(LARGEST, max(1.0 / LARGEST, (REFERENCE / total_steps) ** power))
 
 
 def is_refresh(step: int, config: UpdateConfig) -> bool:
@@ -105,8 +95,7 @@ class Schedule:
     def given(self, step: int) -> float:
         """The part that is chosen by hand."""
         power = self.config.decay_power * steepness(self.total_steps)
-        shape = warmup_and_decay(step, self.total_steps, self.config.warmup_steps, power)
-        return shape * horizon_factor(self.total_steps, self.config.horizon_power)
+        return warmup_and_decay(step, self.total_steps, self.config.warmup_steps, power)
 
     def factor(self, step: int, learned: LearnedSchedule) -> Tensor:  # float64 []
         """Both parts; differentiable in the learned one."""
