@@ -80,9 +80,8 @@ def network(sizes: Sizes, config: UpdateConfig | None = None) -> Network:
     shapes, forms = {}, {}
     for name, param in model.named_parameters():
         block = blocks[re.sub(r"blocks\.(\d+)", lambda m: f"blocks.{min(int(m[1]), REPEATED - 1)}", name)]
-        fixed = (block.name in known.outputs, block.name in known.inputs)
         shapes[name] = tuple(param.shape)
-        forms[name] = forms_of_param(name, shapes[name], block, config, fixed)
+        forms[name] = forms_of_param(name, shapes[name], block, config, known)
     used = sizes.chosen / sizes.experts if sizes.experts else 1.0
     active = sum(
         math.prod(shape) * (used if ".mlp." in name and len(shape) == 3 else 1.0) for name, shape in shapes.items()

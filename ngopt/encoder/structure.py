@@ -37,6 +37,8 @@ class Structure:
         inputs: Names of blocks of edges that read from frozen nodes only.
         depth: For each block of edges, how many blocks hang together with it through hidden neurons (itself counted):
             how deep its network is, in a rough sense.
+        flattened: Names of blocks of edges whose network, in that sense, flattens a picture or a sequence; others
+            average over positions, or have none.
     """
 
     rows: dict[str, Tensor]
@@ -51,6 +53,7 @@ class Structure:
     outputs: frozenset[str]
     inputs: frozenset[str]
     depth: dict[str, int]
+    flattened: frozenset[str]
 
 
 def structure(graph: NeuralGraph, device: torch.device | str = "cpu") -> Structure:
@@ -70,6 +73,8 @@ def _build(graph: NeuralGraph, device: torch.device) -> Structure:
     row_count = _count([rows[block.name] for block in edges], nodes)
     col_count = _count([cols[block.name] for block in edges], nodes)
     links = graph.links.cpu()
+    components = _components(edges, rows, cols, frozen)
+    flat = {block.name for block in edges if _reads_positions(block, frozen)}
     return Structure(
         rows={name: index.to(device) for name, index in rows.items()},
         cols={name: index.to(device) for name, index in cols.items()},
@@ -82,19 +87,19 @@ def _build(graph: NeuralGraph, device: torch.device) -> Structure:
         frozen=frozen.to(device),
         outputs=frozenset(name for name, index in rows.items() if bool(frozen[index].all())),
         inputs=frozenset(name for name, index in cols.items() if bool(frozen[index].all())),
-        depth=_depth(edges, rows, cols, frozen),
+        depth={name: len(names) for names in components for name in names},
+        flattened=frozenset(name for names in components if not flat.isdisjoint(names) for name in names),
     )
 
 
-def _depth(edges: list[ParamBlock], rows: dict[str, Tensor], cols: dict[str, Tensor], frozen: Tensor) -> dict[str, int]:
-    """Sizes of the connected components of blocks that share a neuron which is not frozen, for each block."""
-    touched = {}
+def _components(
+    edges: list[ParamBlock], rows: dict[str, Tensor], cols: dict[str, Tensor], frozen: Tensor
+) -> list[list[str]]:
+    """Names of blocks that hang together: each shares a neuron which is not frozen with another one."""
+    components: list[tuple[set[int], list[str]]] = []
     for block in edges:
         nodes = torch.cat([rows[block.name], cols[block.name]]).unique()
-        touched[block.name] = set(nodes[~frozen[nodes]].tolist())
-    components: list[tuple[set[int], list[str]]] = []
-    for name, nodes in touched.items():
-        joined, names, apart = nodes, [name], []
+        joined, names, apart = set(nodes[~frozen[nodes]].tolist()), [block.name], []
         for component in components:
             if component[0].isdisjoint(joined):
                 apart.append(component)
@@ -102,7 +107,16 @@ def _depth(edges: list[ParamBlock], rows: dict[str, Tensor], cols: dict[str, Ten
                 joined |= component[0]
                 names += component[1]
         components = [*apart, (joined, names)]
-    return {name: len(names) for _, names in components for name in names}
+    return [names for _, names in components]
+
+
+def _reads_positions(block: ParamBlock, frozen: Tensor) -> bool:
+    """Whether a row reads a hidden neuron at several columns: a picture, or a sequence, that was flattened."""
+    if block.col_nodes is None:
+        return False
+    cols = block.col_nodes.cpu().flatten(1)
+    hidden = cols[:, ~frozen[cols].any(0)]
+    return any(len(own.unique()) < len(own) for own in hidden)
 
 
 def _count(indices: list[Tensor], nodes: int) -> Tensor:  # -> [node]

@@ -50,6 +50,7 @@ def reference_run(model: nn.Module, x: torch.Tensor, steps: int) -> dict[str, to
             weight, options = weights[name], {**OPTIONS, "guard": guard}
             if name in matrices:
                 options |= {"taps": weight[0, 0].numel(), "depth": len(matrices)}
+                options |= {"flattened": any(isinstance(layer, nn.Flatten) for layer in model)}
                 weight, gradient = weight.flatten(1), gradient.flatten(1)
             weights[name] = weights[name] + own[name].step(weight, gradient, **options).view_as(weights[name])
     return weights
@@ -65,11 +66,19 @@ def test_untrained_rule_equals_the_reference(widths: tuple[int, ...]) -> None:
     equals_reference(model, torch.randn(12, widths[0]).double())
 
 
+class Mean(nn.Module):
+    """[batch, channel, height, width] -> [batch, channel]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize("end", [Mean, nn.Flatten])
 @pytest.mark.parametrize("convolutions", [2, 6])
-def test_untrained_rule_equals_the_reference_on_convolutions(convolutions: int) -> None:
+def test_untrained_rule_equals_the_reference_on_convolutions(convolutions: int, end: type[nn.Module]) -> None:
     torch.manual_seed(0)
     layers = [part for _ in range(convolutions) for part in (nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())]
-    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(3 * 16, CLASSES)).double()
+    model = nn.Sequential(*layers, end(), nn.Linear(3 * (16 if end is nn.Flatten else 1), CLASSES)).double()
     with torch.no_grad():
         for layer in model[:-2:2]:
             layer.weight.mul_(0.7)
@@ -210,20 +219,36 @@ def test_long_runs_fall_faster_at_first_and_all_reach_zero() -> None:
 
 
 def test_convolutions_of_shallow_networks_take_larger_steps() -> None:
-    assert taps_factor(9, 4, 0.5) == 3.0 == 2.0 * taps_factor(9, 8, 0.5)
-    assert taps_factor(3, 2, 0.5) == pytest.approx(3**0.5)
-    assert taps_factor(9, 12, 0.5) == taps_factor(9, 100, 0.5) == 1.0  # deep
-    assert taps_factor(256, 2, 0.5) == 5.0
-    assert taps_factor(1, 2, 0.5) == taps_factor(9, 2, 0.0) == taps_factor(9, None, 0.5) == 1.0
+    def factor(taps: int, depth: int | None, flattened: bool = False, power: float = 0.5) -> float:
+        return taps_factor(taps, depth, flattened, power)
+
+    assert factor(9, 4) == 3.0 == 2.0 * factor(9, 8) == pytest.approx(factor(9, 2, flattened=True) ** 2)
+    assert factor(3, 2) == pytest.approx(3**0.5)
+    assert factor(9, 12) == factor(9, 100) == 1.0  # deep
+    assert factor(256, 2) == 5.0
+    assert factor(1, 2) == factor(9, 2, power=0.0) == factor(9, None) == 1.0
     model, x, graph = make("cnn")
     start, rules = dict(model.named_parameters()), [UpdateRule(UpdateConfig(tap_power=p)).double() for p in (0.0, 0.5)]
+    known = structure(graph)
     for in_place in (False, True):
         plain, larger = (last(run(model, x, graph, rule, 1, in_place=in_place))[0] for rule in rules)
         for name, w in start.items():
             taps = w[0, 0].numel() if w.dim() == 4 else 1
-            factor = taps_factor(taps, structure(graph).depth.get(name), 0.5)
-            assert (factor > 1) == (taps > 1)
-            torch.testing.assert_close(larger[name] - w, factor * (plain[name] - w), rtol=1e-9, atol=1e-12)
+            expected = factor(taps, known.depth.get(name), name in known.flattened)
+            assert (expected > 1) == (taps > 1)
+            torch.testing.assert_close(larger[name] - w, expected * (plain[name] - w), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("end", ["mean", "flatten", "convolution"])
+def test_graph_knows_what_flattens(end: str) -> None:
+    ends = {
+        "mean": [Mean(), nn.Linear(4, 3)],
+        "flatten": [nn.Flatten(), nn.Linear(16, 3)],
+        "convolution": [nn.Conv2d(4, 3, 2), nn.Flatten()],  # the same function as flatten, but its columns have taps
+    }
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2), *ends[end])
+    known = structure(ngopt.trace(model, torch.randn(5, 1, 4, 4)))
+    assert known.flattened == (frozenset(known.depth) if end == "flatten" else frozenset())
 
 
 @given(step=st.integers(0, 5000), total=st.integers(1, 4000), scale=st.floats(-50, 50))

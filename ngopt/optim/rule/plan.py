@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ngopt.encoder.structure import structure
+from ngopt.encoder.structure import Structure, structure
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
 from ngopt.graph.per_graph import per_graph
 from ngopt.optim.rule.config import UpdateConfig
@@ -65,6 +65,7 @@ class ParamPlan:
         is_matrix: Whether its step has the scale of a matrix; see `ngopt.optim.rule.scale`.
         taps: Of a convolution; one for all else.
         depth: How deep its network is, as in `ngopt.encoder.structure`; None for a parameter on no graph.
+        flattened: Whether that network flattens a picture or a sequence.
         plain: Whether the matrix view is a mere reshape of the tensor.
         form: A number that is the same for plans with the same matrix shape and sides, which can be stepped as one.
     """
@@ -77,6 +78,7 @@ class ParamPlan:
     is_matrix: bool
     taps: int
     depth: int | None
+    flattened: bool
     plain: bool
     form: int
 
@@ -137,8 +139,7 @@ def forms_of_param(
     shape: tuple[int, ...],
     block: ParamBlock | None,
     config: UpdateConfig,
-    fixed: tuple[bool, bool] = (False, False),
-    depth: int | None = None,
+    known: Structure | None = None,
 ) -> tuple[ParamPlan, ...]:
     """The ways in which a parameter can be stepped, the best first.
 
@@ -152,9 +153,12 @@ def forms_of_param(
         shape: Of the parameter.
         block: Where it lies on the graph; None if it does not.
         config: Settings of the rule.
-        fixed: Whether rows, and whether columns, are neurons with an identity of their own.
-        depth: How deep its network is; None where that is not known.
+        known: The structure of its graph.
     """
+    fixed, depth, flattened = (False, False), None, False
+    if block is not None and known is not None:
+        fixed = (block.name in known.outputs, block.name in known.inputs)
+        depth, flattened = known.depth.get(block.name), block.name in known.flattened
     if block is not None:
         matrix_shape, role = block.matrix_shape, block.role
         is_matrix = block.is_edge and role not in ELEMENTWISE_ROLES
@@ -182,6 +186,7 @@ def forms_of_param(
             is_matrix=is_matrix,
             taps=tap,
             depth=depth,
+            flattened=flattened,
             plain=plain,
             form=_forms.setdefault((form, sides), len(_forms)),
         )
@@ -230,12 +235,7 @@ Forms = dict[str, tuple[ParamPlan, ...]]
 def _on_graph(graph: NeuralGraph, config: UpdateConfig) -> tuple[Forms, dict[str, ParamPlan]]:
     """Forms, and a choice of forms, of all blocks of a graph; made once and kept as long as the graph lives."""
     known = structure(graph)
-    forms = {
-        b.name: forms_of_param(
-            b.name, b.shape, b, config, (b.name in known.outputs, b.name in known.inputs), known.depth.get(b.name)
-        )
-        for b in graph.blocks
-    }
+    forms = {block.name: forms_of_param(block.name, block.shape, block, config, known) for block in graph.blocks}
     return forms, choose(forms, config)
 
 

@@ -94,6 +94,7 @@ class Matrix:
         weight_decay: float,
         taps: int = 1,
         depth: int = 1,
+        flattened: bool = False,
     ) -> Tensor:
         """What to add to the matrix, one of ``depth`` in its network."""
         self.count += 1
@@ -108,7 +109,7 @@ class Matrix:
         nesterov = left.T @ (0.9 * self.m + 0.1 * g) @ right / (1 - 0.9 ** (t + 1))
         direction = left @ (nesterov / torch.sqrt(self.v / (1 - 0.95**t) + 9e-12)) @ right.T
         rate = -lr * 0.08 * schedule(t - 1, total_steps)
-        most = min(5.0, math.sqrt(taps))
+        most = min(5.0, taps ** (0.25 if flattened else 0.5))
         larger = min(most, max(1.0, most * 4 / depth))
         return rate * (guard * larger / math.sqrt(weight.shape[1]) * direction + weight_decay * weight)
 
