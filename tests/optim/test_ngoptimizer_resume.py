@@ -87,7 +87,7 @@ def test_the_comparison_can_fail() -> None:
     train(model, optimizer, range(33, 36))
 
     def forget_rule(state: dict) -> None:
-        del state["ngopt"], state["param_groups"][0]["ngopt"]  # it is in both, for those that keep one of them
+        del state["ngopt"], state["param_groups"][-1]["ngopt"]  # it is in both, for those that keep one of them
 
     def forget_step(state: dict) -> None:
         state["param_groups"][0]["step"] = 30

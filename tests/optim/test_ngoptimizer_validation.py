@@ -329,7 +329,7 @@ WRONG_SHAPES: dict[str, tuple[str, Callable[[dict[str, torch.Tensor]], Any]]] = 
 @pytest.mark.parametrize("wrong", WRONG_SHAPES)
 def test_averages_of_a_wrong_size_without_an_entry_of_ours(wrong: str) -> None:
     state = saved_state()
-    del state["ngopt"], state["param_groups"][0]["ngopt"]
+    del state["ngopt"], state["param_groups"][-1]["ngopt"]
     _, optimizer = build()
     optimizer.load_state_dict(copy.deepcopy(state))  # control
     name, damage = WRONG_SHAPES[wrong]
@@ -345,7 +345,7 @@ def test_averages_in_padded_blocks_are_accepted() -> None:
     model = nn.Sequential(nn.Linear(7, 601), nn.ReLU(), nn.Linear(601, 2))
     optimizer = ngopt.NGOptimizer(model, graph=False)
     state = optimizer.state_dict()
-    del state["ngopt"], state["param_groups"][0]["ngopt"]
+    del state["ngopt"], state["param_groups"][-1]["ngopt"]
     assert state["state"][0]["momentum"].numel() > model[0].weight.numel()  # control
     optimizer.load_state_dict(copy.deepcopy(state))
     with pytest.raises(CheckpointError, match="not the state of a parameter"):
