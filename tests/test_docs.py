@@ -24,7 +24,12 @@ def page_id(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_id)
+MARKS = {"sharded": pytest.mark.fsdp}  # what the snippets of a page need
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=MARKS.get(page.stem, ()), id=page_id(page)) for page in PAGES]
+)
 def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # snippets may write files
     torch.manual_seed(0)

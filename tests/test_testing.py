@@ -180,6 +180,28 @@ def test_optimizers() -> None:
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
+class Alike(torch.optim.SGD):
+    """All entries move alike but for one part in 10^8, and for noise."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p += 1e-3 * (1.0 + 1e-8 * p.grad.sign()) + group["lr"] * torch.randn_like(p)
+
+
+def test_rounding_of_weights_is_no_difference_of_steps() -> None:
+    model, graph = small_mlp()
+    x, elements_ = torch.randn(8, 3).double(), list(graph.generators())
+
+    def loss(module: nn.Module, step: int) -> Tensor:
+        return module(x).square().mean()
+
+    assert_optimizer_equivariant(lambda m: Alike(m.parameters(), lr=1e-16), model, loss, elements_)
+    with pytest.raises(SymmetryError, match=r"differs by .* of its size"):  # control
+        assert_optimizer_equivariant(lambda m: Alike(m.parameters(), lr=1e-10), model, loss, elements_)
+
+
 def test_tolerances_follow_the_precision() -> None:
     assert tolerance_of(torch.zeros(1, dtype=torch.float64)) < 1e-8 < tolerance_of(torch.zeros(1)) < 1e-3
     assert tolerance_of(torch.zeros(1).double(), torch.zeros(1).bfloat16()) == 1e-1

@@ -122,4 +122,4 @@ def spsa(
         for name, own in one.items()
     ) / len(seen)
     grads = torch.autograd.grad(said, list(theta.values()), materialize_grads=True)
-    return flatten(dict(zip(theta, grads, strict=True))), stack, after_each
+    return flatten(dict(zip(theta, grads, strict=True))).detach(), stack, after_each

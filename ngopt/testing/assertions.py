@@ -182,7 +182,7 @@ def assert_optimizer_equivariant(
         steps: Of training.
         noise: Gradients smaller than this share of the largest are rounding (a key's bias, say) and set to zero: an
             optimizer that normalises would make steps of them.
-        tolerance: See `assert_equivariant`; what is compared are the changes of the parameters.
+        tolerance: Largest difference of the parameters' changes, relative to the size of a change; see `tolerance_of`.
 
     Raises:
         SymmetryError: it does not.
@@ -204,7 +204,10 @@ def assert_optimizer_equivariant(
             optimizer.step()
         return {name: x.detach() - state[name] for name, x in twin.named_parameters()}
 
-    assert_equivariant(change, everything, elements, tolerance=tolerance)
+    before = change(everything)
+    for element in elements:
+        what = f"training is not equivariant under {_name(element)}"
+        _compare(element.apply(before), change(element.apply(everything)), tolerance, what, _of_size)
 
 
 def assert_layer_equivariant(
@@ -257,14 +260,32 @@ def _numbered(result: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:
     return {f"result {i}" if len(tensors) > 1 else "result": x for i, x in enumerate(tensors)}
 
 
-def _compare(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], tolerance: float | None, what: str) -> None:
+def _of_spread(wanted: Tensor, found: Tensor) -> float:
+    return relative_error([wanted], [found])
+
+
+def _of_size(wanted: Tensor, found: Tensor) -> float:
+    """For changes of weights: where all entries move alike, the spread may be no larger than the weights' rounding."""
+    if not wanted.numel():
+        return 0.0
+    error = (wanted - found).abs().max().item() / (wanted.abs().max().item() or 1.0)
+    return error if error == error else float("inf")
+
+
+def _compare(
+    wanted: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    tolerance: float | None,
+    what: str,
+    measure: Callable[[Tensor, Tensor], float] = _of_spread,
+) -> None:
     if wanted.keys() != found.keys():
         raise SymmetryError(f"{what}: results are of {sorted(wanted)} before, and of {sorted(found)} after.")
     allowed = tolerance_of(*wanted.values()) if tolerance is None else tolerance
-    errors = {name: relative_error([x], [found[name]]) for name, x in wanted.items()}
+    errors = {name: measure(x, found[name]) for name, x in wanted.items()}
     worst = max(errors, key=lambda name: errors[name], default=None)
     if worst is not None and not errors[worst] <= allowed:
         raise SymmetryError(
-            f"{what}: {worst} differs by {errors[worst]:.1e} of its spread, allowed are {allowed:.0e} in "
-            f"{str(wanted[worst].dtype).removeprefix('torch.')}."
+            f"{what}: {worst} differs by {errors[worst]:.1e} of its {'spread' if measure is _of_spread else 'size'}, "
+            f"allowed are {allowed:.0e} in {str(wanted[worst].dtype).removeprefix('torch.')}."
         )

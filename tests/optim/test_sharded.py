@@ -20,6 +20,7 @@ if not dist.is_available() or not dist.is_gloo_available():
 
 from tests.optim.sharded_cases import work
 
+pytestmark = pytest.mark.fsdp
 Found = dict[int, list[dict[str, Any]]]  # ranks -> what each of them found
 
 

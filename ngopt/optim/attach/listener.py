@@ -23,7 +23,8 @@ from ngopt.optim.attach import capture
 from ngopt.optim.attach.capture import Inputs
 from ngopt.optim.attach.owner import can_be_called
 
-_HAS_FLAG = hasattr(torch.compiler, "_is_exporting_flag")
+if not (_HAS_FLAG := hasattr(torch.compiler, "_is_exporting_flag")):  # before torch 2.7
+    from torch.export import _trace
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "OptimizedModule")
 PATIENCE = 10  # steps until modules that were never called are not waited for any more
 
@@ -94,8 +95,6 @@ class Listener:
         Returns:
             The graph; or why there is none; or None, where nothing new ran.
         """
-        for hook in self._hooks.values():
-            hook.forget_symbols()
         ran = {path: hook for path, hook in self._hooks.items() if hook.noted is not None and hook.module is not None}
         outermost = tuple(path for path in ran if not any(_is_inside(path, other) for other in ran))
         self._steps += stepping
@@ -189,12 +188,6 @@ class CallHook:
             with contextlib.suppress(Exception):  # objects that cannot be copied: the user's pass goes on
                 self.noted = capture.keep_inputs((args, kwargs), module)
 
-    def forget_symbols(self) -> None:
-        """Before torch 2.7, what a strict export noted may have symbols for sizes: no pass, and of no use."""
-        specs = (leaf for leaf in pytree.tree_leaves(self.noted) if isinstance(leaf, TensorSpec))
-        if not all(isinstance(size, int) for spec in specs for size in spec.shape):
-            self.noted = None
-
     @property
     def module(self) -> nn.Module | None:
         """The module, while it is alive."""
@@ -222,13 +215,11 @@ class CallHook:
 
 
 def _is_exporting() -> bool:
-    """Whether `torch.export` runs the model. Before torch 2.7, strict exports look like compilations.
+    """Whether `torch.export` runs the model.
 
-    The flag behind `torch.compiler.is_exporting`: in compiled code that function is always true in torch 2.11.
+    Behind `torch.compiler.is_exporting`, which torch 2.6 lacks, and which is always true in code that 2.11 compiles.
     """
-    if _HAS_FLAG:
-        return torch.compiler._is_exporting_flag
-    return not torch.compiler.is_dynamo_compiling()
+    return torch.compiler._is_exporting_flag if _HAS_FLAG else _trace._EXPORT_MODULE_HIERARCHY is not None
 
 
 def _nothing() -> None:
