@@ -447,6 +447,94 @@ def test_a_module_without_forward(whole: bool) -> None:
     assert any(s.degree > 1 for s in optimizer.graph.symmetries)
 
 
+class Policy(nn.Module):
+    """A trunk with two heads, a parameter of its own, and methods in place of a forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.spread = nn.Sequential(nn.Linear(5, 8), nn.Tanh()), nn.Parameter(torch.zeros(3))
+        self.actor, self.critic = nn.Linear(8, 3), nn.Linear(8, 1)
+
+    def act(self, x: torch.Tensor) -> torch.Tensor:
+        """[batch, feature] -> [batch, action]."""
+        return torch.normal(self.actor(self.trunk(x)).detach(), self.spread.detach().exp().expand(len(x), 3))
+
+    def evaluate(self, x: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[batch, feature], [batch, action] -> log-likelihood and value, each [batch]."""
+        hidden = self.trunk(x)
+        normal = torch.distributions.Normal(self.actor(hidden), self.spread.exp(), validate_args=False)
+        return normal.log_prob(action).sum(1), self.critic(hidden).squeeze(1)
+
+
+def train_policy(model: Policy, optimizer: ngopt.NGOptimizer) -> None:
+    x, _ = batch(0)
+    for _ in range(2):
+        optimizer.zero_grad()
+        likelihood, value = model.evaluate(x, model.act(x))
+        (value.square().mean() - likelihood.mean()).backward()
+        optimizer.step()
+
+
+def hidden_neurons(optimizer: ngopt.NGOptimizer) -> set[bool]:
+    """Whether the neurons at the rows of the trunk are frozen."""
+    graph = optimizer.graph
+    (block,) = (block for block in graph.blocks if block.name == "trunk.0.weight")
+    return {graph.group_of(int(node)).frozen for node in block.row_nodes.unique()}
+
+
+def test_a_policy_of_methods_is_traced_part_by_part() -> None:
+    """What passes from the trunk to the heads may be used in any way, and is no hidden layer; it warns of the rest."""
+    model = Policy()
+    optimizer = ngopt.NGOptimizer(model.parameters())
+    with pytest.warns(UserWarning, match=r"^spread: not on the neural graph"):
+        train_policy(model, optimizer)
+        for _ in range(12):
+            optimizer.step()
+    assert {block.name for block in optimizer.graph.blocks} == set(dict(model.named_parameters())) - {"spread"}
+    assert hidden_neurons(optimizer) == {True}
+    assert hooks(model) == 0
+
+
+def test_a_policy_with_a_forward_that_calls_its_method_is_traced_as_a_whole() -> None:
+    """As the page on the optimizer, and the warning, say."""
+
+    class Called(Policy):
+        forward = Policy.evaluate
+
+    model = Called()
+    optimizer = ngopt.NGOptimizer(model, example_inputs=(batch(0)[0], torch.zeros(len(batch(0)[0]), 3)))
+    train_policy(model, optimizer)
+    assert {block.name for block in optimizer.graph.blocks} == set(dict(model.named_parameters()))
+    assert hidden_neurons(optimizer) == {False}
+
+
+def test_a_dict_of_modules() -> None:
+    nets = {"encoder": make_mlp(), "decoder": nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 3))}
+    optimizer = ngopt.NGOptimizer([param for net in nets.values() for param in net.parameters()])
+    nets["decoder"](nets["encoder"](batch(0)[0])).mean().backward()
+    optimizer.step()
+    assert len(optimizer.graph.blocks) == 8
+
+
+def test_a_method_that_uses_parameters_alone_is_never_seen_to_run() -> None:
+    """The warning says what to do; that it works is shown above."""
+
+    class Raw(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(5, 3))
+
+        def scores(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.weight
+
+    model = Raw()
+    optimizer = ngopt.NGOptimizer(model)
+    model.scores(batch(0)[0]).square().mean().backward()
+    with pytest.warns(UserWarning, match="needs a forward that calls that method"):
+        optimizer.step()
+    assert optimizer.graph is None
+
+
 def test_a_part_that_is_called_later_joins_the_graph() -> None:
     model = ActorCritic()
     optimizer = ngopt.NGOptimizer(model)

@@ -37,8 +37,9 @@ def why_no_graph(error: Exception) -> str:
     """What to say where `Listener.settle` found no graph."""
     if isinstance(error, NothingRan):
         return (
-            "step() came before any forward pass of the model, so there is no neural graph yet; all parameters take "
-            "the per-tensor rule until there is. Pass example_inputs= to trace at once."
+            "step() came before any forward pass of the model or of its parts, so there is no neural graph yet; all "
+            "parameters take the per-tensor rule until one runs. Pass example_inputs= to trace at once. A model that "
+            "is used by another method than forward needs a forward that calls that method, to be traced as a whole."
         )
     return (
         f"The neural graph could not be captured ({type(error).__name__}: {error}); all parameters take the "
