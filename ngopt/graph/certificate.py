@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ngopt.errors import TraceError
 from ngopt.graph.capture import evaluating, output_tensors
 from ngopt.graph.isolation import detached, isolated
 from ngopt.graph.labelling import is_learned
-from ngopt.graph.recording import look_through
+from ngopt.graph.recording import SeesAllOps, look_through
 from ngopt.graph.sharding import plain
 from ngopt.graph.symmetry import Generator, Symmetries
 
@@ -31,10 +30,8 @@ TOLERANCE = 1e-7  # relative to the outputs' spread; right ones measure below 1e
 ROUNDING = 1e-10  # of a size: what differs by less differs by rounding alone
 
 
-class _NoDowncast(TorchDispatchMode):
+class _NoDowncast(SeesAllOps):
     """Conversions to shorter floats become conversions to float64, so that nothing is rounded."""
-
-    supports_higher_order_operators = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

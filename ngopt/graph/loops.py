@@ -83,6 +83,8 @@ class _Alike:
         self._maker: dict[int, tuple[int, int]] = {}  # tensor -> the call that made it, and which output it is
         self._learned = set(range(len(recording.names)))  # parameters, and what depends on nothing else
         self._given = set(recording.tensors) - self._learned  # inputs and constants
+        self._first_view: dict[int, int] = {}  # tensor -> the first one that is the same view of the same tensor
+        views: dict[tuple[Any, ...], int] = {}
         for index, step in enumerate(recording.steps):
             refs = step.refs
             for place, number in enumerate(step.outputs):
@@ -90,6 +92,12 @@ class _Alike:
                     self._maker.setdefault(number, (index, place))
                     if refs and self._learned.issuperset(refs):
                         self._learned.add(number)
+                    if step.op.is_view:
+                        of = tuple(Ref(self._viewed(x.number)) if type(x) is Ref else x for x in step.leaves)
+                        self._first_view[number] = views.setdefault((step.op, place, step.form, of), number)
+
+    def _viewed(self, number: int) -> int:
+        return self._first_view.get(number, number)
 
     def __call__(self, first: int, second: int) -> bool:
         a, b = self._steps[first], self._steps[second]
@@ -101,7 +109,8 @@ class _Alike:
             if type(x) is Ref and type(y) is Ref:
                 if not self._is_same(x.number, y.number, second - first):
                     return False
-                from_outside = from_outside and x == y and x.number not in self._learned
+                is_one = self._viewed(x.number) == self._viewed(y.number)
+                from_outside = from_outside and is_one and x.number not in self._learned
         return all(
             _is_same_setting(x, y) or (type(x) is int and type(y) is int and from_outside)
             for x, y in zip(a.leaves, b.leaves, strict=True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._ops import HigherOrderOperator
+from torch._ops import HigherOrderOperator, _higher_order_ops
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -140,10 +140,26 @@ def record(module: nn.Module, state: dict[str, Tensor], inputs: Sequence[Tensor]
     return Recording(tuple(state), recorder.tensors, numbers, tuple(recorder.steps), returned)
 
 
-class _Recorder(TorchDispatchMode):
-    """Notes all ops that are called while it is on."""
+class SeesAllOps(TorchDispatchMode):
+    """A mode that also sees ops that take functions; `look_through` calls those."""
 
     supports_higher_order_operators = True
+
+    def __enter__(self) -> Any:
+        """See `torch.utils._python_dispatch.TorchDispatchMode`."""
+        if not hasattr(TorchDispatchMode, "supports_higher_order_operators"):  # torch 2.6: by a rule for each op
+            for op in _higher_order_ops.values():
+                if type(self) not in op.python_key_table:
+                    op.py_impl(type(self))(functools.partial(_seen_by, op))
+        return super().__enter__()
+
+
+def _seen_by(op: HigherOrderOperator, mode: TorchDispatchMode, *args: Any, **kwargs: Any) -> Any:
+    return look_through(mode, op, args, kwargs)
+
+
+class _Recorder(SeesAllOps):
+    """Notes all ops that are called while it is on."""
 
     def __init__(self) -> None:
         super().__init__()

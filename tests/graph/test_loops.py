@@ -75,6 +75,18 @@ class Flattened(Loop):
         return self.head(torch.stack(self.steps(x), 1).flatten(1))
 
 
+class ViewedAgain(Loop):
+    """Every step makes the same view of the input anew, as indexing does in torch 2.6."""
+
+    def steps(self, x: Tensor) -> list[Tensor]:
+        """[batch, time, 5] -> time times [batch, 7]"""
+        low, high = (x.new_zeros(len(x), 6),) * 2, (x.new_zeros(len(x), 7),) * 2
+        for t in range(x.shape[1]):
+            low = self.first(x.transpose(0, 1).flatten(2)[t], low)
+            high = self.second(low[0], high)
+        return [high[0]]
+
+
 class LayerByLayer(Loop):
     """Two loops, one after the other, over parts of a tensor that layers made."""
 
@@ -137,6 +149,7 @@ LOOPS: dict[str, Callable[[int], tuple[nn.Module, Tensor]]] = {
     "loop": lambda time: (Loop(), torch.randn(2, time, 5)),
     "all steps": lambda time: (AllSteps(), torch.randn(2, time, 5)),
     "flattened": lambda time: (Flattened(time), torch.randn(2, time, 5)),
+    "viewed again": lambda time: (ViewedAgain(), torch.randn(2, time, 5)),
     "layer by layer": lambda time: (LayerByLayer(), torch.randn(2, time, 5)),
     "spiking": lambda time: (Spiking(time), torch.randn(2, 5).abs()),
     "differential equation": lambda time: (RungeKutta(time), torch.randn(2, 5)),
