@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from benchmarks.cnn_generalization.kinds import OF_NEURONS, kinds
 from ngopt.encoder.layout import check_params, edge_blocks, require
 from ngopt.encoder.normalise import Normaliser
-from ngopt.encoder.published import Plan, PublishedNGGNN, PublishedNGT
+from ngopt.encoder.published import Plan
+from ngopt.encoder.published_ng_gnn import PublishedNGGNN
+from ngopt.encoder.published_ng_t import PublishedNGT
 from ngopt.encoder.structure import ACTIVATIONS
 from ngopt.graph.neural_graph import NeuralGraph, ParamBlock
 

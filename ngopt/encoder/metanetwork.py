@@ -22,7 +22,9 @@ from ngopt.encoder.ng_gnn import NGGNN
 from ngopt.encoder.ng_t import NGT
 from ngopt.encoder.normalise import Normaliser, compressed
 from ngopt.encoder.probes import OutputProbes, ProbeFeatures
-from ngopt.encoder.published import Published, PublishedNGGNN, PublishedNGT
+from ngopt.encoder.published import Published
+from ngopt.encoder.published_ng_gnn import PublishedNGGNN
+from ngopt.encoder.published_ng_t import PublishedNGT
 from ngopt.encoder.readout import EditReadout, InvariantReadout
 from ngopt.encoder.relations import add_rows
 from ngopt.encoder.sweeps import SweepEncoder

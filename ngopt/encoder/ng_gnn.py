@@ -7,7 +7,7 @@ r"""NG-GNN: messages modulated by their edge, summed up by principal neighbourho
 
 Messages are those of Kofinas et al., Graph Neural Networks for Learning Equivariant Representations of Neural Networks,
 ICLR 2024 (FiLM: Perez et al., 2018), aggregation is of Corso et al., 2020. What differs from the published model is in
-`SweepEncoder`; `ngopt.encoder.published` has the model as published.
+`SweepEncoder`; `ngopt.encoder.published_ng_gnn` has the model as published.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ r"""NG-T: attention over the edges of each neuron, with queries, keys and values
 
 Relational attention (Diao and Loynd, ICLR 2023), with the value modulation of Kofinas et al., ICLR 2024. Attention goes
 along edges alone, one parameter at a time, so that nothing is ever padded or attends to padding, and memory is that of
-the edges. `ngopt.encoder.published` has the complete-graph model as published.
+the edges. `ngopt.encoder.published_ng_t` has the complete-graph model as published.
 """
 
 from __future__ import annotations
