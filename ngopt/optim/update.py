@@ -31,7 +31,7 @@ from ngopt.optim.rule.direction import ParamState, accumulate, direction, init_s
 from ngopt.optim.rule.guard import guard_of
 from ngopt.optim.rule.plan import option, plan_all
 from ngopt.optim.rule.scale import step_scale
-from ngopt.optim.rule.schedule import Schedule, is_refresh
+from ngopt.optim.rule.schedule import Schedule, is_refresh, share_left
 from ngopt.optim.rule.update_rule import UpdateRule
 
 __all__ = ["DEFAULT_LR", "ParamState", "UpdateConfig", "UpdateRule", "init_state", "update", "update_"]
@@ -103,7 +103,7 @@ def update(
     for name, plan in plans.items():
         own, weight = new_state[name], weights[name]
         found = direction(plan.sides, gradients[name], own, number[name], config)
-        size = own["guard"] * step_scale(plan, config, own["initial_rms"])
+        size = own["guard"] * step_scale(plan, config, own["initial_rms"], share_left(step, total_steps))
         if "controls" in own:
             log_gain, exponent = own["controls"][LOG_GAIN], own["controls"][EXPONENT]
             size = size * torch.exp(log_gain) * rms(found).clamp_min(FLOOR) ** -exponent

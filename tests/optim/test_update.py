@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -230,8 +232,10 @@ def test_convolutions_of_shallow_networks_take_larger_steps() -> None:
     model, x, graph = make("cnn")
     start, rules = dict(model.named_parameters()), [UpdateRule(UpdateConfig(tap_power=p)).double() for p in (0.0, 0.5)]
     known = structure(graph)
-    for in_place in (False, True):
-        plain, larger = (last(run(model, x, graph, rule, 1, in_place=in_place))[0] for rule in rules)
+    for in_place, horizon in itertools.product((False, True), (None, 1, 2)):
+        plain, larger = (
+            last(run(model, x, graph, rule, 1, in_place=in_place, total_steps=horizon))[0] for rule in rules
+        )
         for name, w in start.items():
             taps = w[0, 0].numel() if w.dim() == 4 else 1
             expected = factor(taps, known.depth.get(name), name in known.flattened)

@@ -34,7 +34,7 @@ from ngopt.optim.rule.direction import (
 from ngopt.optim.rule.eigenbasis import turn
 from ngopt.optim.rule.plan import ParamPlan, option
 from ngopt.optim.rule.scale import step_scale
-from ngopt.optim.rule.schedule import Schedule, is_refresh
+from ngopt.optim.rule.schedule import Schedule, is_refresh, share_left
 from ngopt.optim.rule.team import ALONE, Alone
 from ngopt.optim.rule.update_rule import UpdateRule
 
@@ -131,7 +131,8 @@ def changes_(
         lengths = team.lengths(lambda: _norms_of_pieces(found, directions, team))
 
     def change(cohort: Cohort, direction: Tensor) -> Change:
-        changes, names = _changes(cohort, plans, direction, gradients, lengths, config), cohort.names
+        left, names = share_left(step, total_steps), cohort.names
+        changes = _changes(cohort, plans, direction, gradients, lengths, config, left)
         cohort.count += 1
         return Change(names, changes, [rates[name] for name in names], [decays[name] for name in names])
 
@@ -218,11 +219,12 @@ def _changes(
     gradients: Mapping[str, Tensor],
     lengths: Mapping[str, Tensor] | None,
     config: UpdateConfig,
+    left: float,
 ) -> list[Tensor]:
     """Directions in the shapes of parameters, times size; ``lengths``: known ones, None if all controls are zero."""
     parts = _parts(cohort, direction, back=True)
     changes = [parts[name] for name in cohort.names]
-    size = _scales(cohort, plans, config)
+    size = _scales(cohort, plans, config, left)
     if lengths is not None and any("controls" in state for state in cohort.states):
         none = size.new_zeros(CONTROLS)
         said = torch.stack([state.get("controls", none) for state in cohort.states])
@@ -246,16 +248,22 @@ def _norms_of_pieces(
     return {name: norm for name, norm in norms.items() if name in team.pieces}
 
 
-def _scales(cohort: Cohort, plans: Mapping[str, ParamPlan], config: UpdateConfig) -> Tensor:  # [tensor]
-    """Guard times scale of each parameter; neither changes after the first step."""
+def _scales(cohort: Cohort, plans: Mapping[str, ParamPlan], config: UpdateConfig, left: float) -> Tensor:  # [tensor]
+    """Guard times scale of each parameter. Where that changes, it does so in a line."""
     if cohort.scale is None:
-        cohort.scale = torch.stack(
-            [
-                own["guard"] * step_scale(plans[name], config, own["initial_rms"])
-                for name, own in zip(cohort.names, cohort.states, strict=True)
-            ]
+        cohort.scale = _scales_at(cohort, plans, config, 1.0)
+        alike = all(
+            step_scale(plans[name], config, 1.0, 0.0) == step_scale(plans[name], config, 1.0) for name in cohort.names
         )
-    return cohort.scale
+        cohort.last_scale = None if alike else _scales_at(cohort, plans, config, 0.0)
+    return cohort.scale if cohort.last_scale is None else torch.lerp(cohort.last_scale, cohort.scale, left)
+
+
+def _scales_at(cohort: Cohort, plans: Mapping[str, ParamPlan], config: UpdateConfig, left: float) -> Tensor:  # [tensor]
+    found = zip(cohort.names, cohort.states, strict=True)
+    return torch.stack(
+        [own["guard"] * step_scale(plans[name], config, own["initial_rms"], left) for name, own in found]
+    )
 
 
 def _parts(cohort: Cohort, joined: Tensor, *, back: bool = False) -> dict[str, Tensor]:

@@ -76,7 +76,8 @@ class Cohort:
         second_moment: Likewise.
         unit: ``[tensor]``.
         entries: Number of entries of each, float64 ``[tensor]``.
-        scale: Of each step, the guard included, ``[tensor]``; found in the first step.
+        scale: Of each step at the start of a run, the guard included, ``[tensor]``; found in the first step,
+        last_scale: and at its end; None if that is the same.
     """
 
     names: list[str]
@@ -90,6 +91,7 @@ class Cohort:
     unit: Tensor
     entries: Tensor
     scale: Tensor | None = None
+    last_scale: Tensor | None = None
 
     @classmethod
     def of(

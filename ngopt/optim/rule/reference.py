@@ -110,7 +110,7 @@ class Matrix:
         direction = left @ (nesterov / torch.sqrt(self.v / (1 - 0.95**t) + 9e-12)) @ right.T
         rate = -lr * 0.08 * schedule(t - 1, total_steps)
         most = min(5.0, taps ** (0.25 if flattened else 0.5))
-        larger = min(most, max(1.0, most * 4 / depth))
+        larger = 1.0 + (min(most, max(1.0, most * 4 / depth)) - 1.0) * max(0.0, 1.0 - (t - 1) / total_steps)
         return rate * (guard * larger / math.sqrt(weight.shape[1]) * direction + weight_decay * weight)
 
 

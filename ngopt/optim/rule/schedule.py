@@ -29,7 +29,12 @@ def warmup_and_decay(step: int, total_steps: int | None, warmup_steps: int, powe
         A factor in ``[0, 1]``.
     """
     rise = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    return rise * (1.0 if total_steps is None else max(0.0, 1.0 - step / total_steps) ** power)
+    return rise * share_left(step, total_steps) ** power
+
+
+def share_left(step: int, total_steps: int | None) -> float:
+    """What is left of a run, ``1 - t / T``; one where its length is not known."""
+    return 1.0 if total_steps is None else max(0.0, 1.0 - step / total_steps)
 
 
 def steepness(total_steps: int | None) -> float:
