@@ -8,7 +8,6 @@ python -m benchmarks.cnn_zoo picture small-mnist --size small
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,25 +19,18 @@ from benchmarks.cnn_zoo.making import Job, make
 from benchmarks.cnn_zoo.manifest import read_manifest
 from benchmarks.cnn_zoo.plan import SIZES, ZOOS, folder
 from benchmarks.cnn_zoo.show import ceiling, check, picture, table
-from benchmarks.common.devices import device_of
+from benchmarks.common.data_command import job_of, parser_of, run
 from ngopt.command import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    arguments = _parse(argv)
-    try:
-        {"make": _make, "info": _info, "picture": _picture}[arguments.command](arguments)
-    except (OSError, ValueError, RuntimeError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    parser = parser_of("benchmarks.cnn_zoo", "Zoos of trained networks.", ("zoo", ZOOS), SIZES)
+    return run(parser, {"make": _make, "info": _info, "picture": _picture}, argv)
 
 
 def _make(arguments: argparse.Namespace) -> None:
-    names = ("zoo", "size", "seed", "device", "threads", "workers", "root")
-    values = {name: getattr(arguments, name) for name in names}
-    report = make(Job(**values | {"device": device_of(arguments.device)}))
+    report = make(Job(**job_of(arguments, "zoo")))
     place = folder(arguments.zoo, arguments.size, arguments.root)
     if not report["networks"]:
         print(f"{place} is complete already.")
@@ -69,24 +61,6 @@ def _picture(arguments: argparse.Namespace) -> None:
     zoo = load(arguments.zoo, arguments.size, arguments.root)
     picture(zoo, path, f"{arguments.zoo}, {arguments.size}")
     print(f"Accuracies per split, and learning curves of some runs: {path}")
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cnn_zoo", description="Zoos of trained networks.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (("make", "make a zoo, or what is missing of it"), ("info", "check it"), ("picture", "draw it")):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("zoo", choices=ZOOS)
-        command.add_argument("--size", choices=SIZES, default="small")
-        command.add_argument("--root", type=Path, help="data root; default: $NGOPT_DATA, or ~/.cache/ngopt/data")
-        if name == "make":
-            command.add_argument("--seed", type=int, default=0)
-            command.add_argument("--device", default="cpu", help="cpu, cuda, or auto: a GPU if there is one")
-            command.add_argument("--threads", type=int, default=1, help="of each process; they decide about last bits")
-            command.add_argument("--workers", type=int, default=1, help="processes; they decide about nothing")
-        if name == "picture":
-            command.add_argument("--out", type=Path, help="PNG to write; default: runs/zoo-ZOO-SIZE.png")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

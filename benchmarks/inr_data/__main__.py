@@ -8,11 +8,10 @@ python -m benchmarks.inr_data picture mnist --size small --init dws
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common.devices import device_of
+from benchmarks.common.data_command import job_of, parser_of, run
 from benchmarks.inr_data.dataset import InrSet, load
 from benchmarks.inr_data.kinds import KINDS
 from benchmarks.inr_data.making import Job, make
@@ -25,19 +24,13 @@ from ngopt.command import run_command
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    arguments = _parse(argv)
-    try:
-        {"fit": _fit, "info": _info, "picture": _picture}[arguments.command](arguments)
-    except (OSError, ValueError, RuntimeError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    what = ("dataset", DATASETS)
+    parser = parser_of("benchmarks.inr_data", "Images as networks.", what, SIZES, make="fit", add=_add_options)
+    return run(parser, {"fit": _fit, "info": _info, "picture": _picture}, argv)
 
 
 def _fit(arguments: argparse.Namespace) -> None:
-    names = ("dataset", "size", "init", "seed", "augment", "device", "threads", "workers", "root")
-    values = {name: getattr(arguments, name) for name in names}
-    report = make(Job(**values | {"device": device_of(arguments.device)}))
+    report = make(Job(**job_of(arguments, "dataset", "init", "augment")))
     place = folder(arguments.dataset, arguments.size, arguments.root, arguments.init)
     if not report["fitted"]:
         print(f"{place} is complete already.")
@@ -69,24 +62,10 @@ def _load(arguments: argparse.Namespace) -> dict[str, InrSet]:
     return load(arguments.dataset, arguments.size, arguments.root, init=arguments.init)
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.inr_data", description="Images as networks.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (("fit", "make a set, or what is missing of it"), ("info", "check it"), ("picture", "draw it")):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("dataset", choices=DATASETS)
-        command.add_argument("--size", choices=SIZES, default="small")
-        command.add_argument("--init", choices=KINDS, default="ngopt", help="kind of networks: see inr_data/kinds.py")
-        command.add_argument("--root", type=Path, help="data root; default: $NGOPT_DATA, or ~/.cache/ngopt/data")
-        if name == "fit":
-            command.add_argument("--seed", type=int, default=0)
-            command.add_argument("--augment", type=int, default=0, help="extra fits of each training image")
-            command.add_argument("--device", default="cpu", help="cpu, cuda, or auto: a GPU if there is one")
-            command.add_argument("--threads", type=int, default=1, help="of each process; they decide about last bits")
-            command.add_argument("--workers", type=int, default=1, help="processes; they decide about nothing")
-        if name == "picture":
-            command.add_argument("--out", type=Path, help="PNG to write; default: runs/inr-DATASET-SIZE.png")
-    return parser.parse_args(argv)
+def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
+    parser.add_argument("--init", choices=KINDS, default="ngopt", help="kind of networks: see inr_data/kinds.py")
+    if command == "fit":
+        parser.add_argument("--augment", type=int, default=0, help="extra fits of each training image")
 
 
 if __name__ == "__main__":
