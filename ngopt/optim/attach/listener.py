@@ -23,8 +23,7 @@ from ngopt.optim.attach import capture
 from ngopt.optim.attach.capture import Inputs
 from ngopt.optim.attach.owner import can_be_called
 
-if not (_HAS_FLAG := hasattr(torch.compiler, "_is_exporting_flag")):  # before torch 2.7
-    from torch.export import _trace
+_HAS_FLAG = hasattr(torch.compiler, "_is_exporting_flag")
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "OptimizedModule")
 PATIENCE = 10  # steps until modules that were never called are not waited for any more
 
@@ -220,7 +219,11 @@ def _is_exporting() -> bool:
 
     Behind `torch.compiler.is_exporting`, which torch 2.6 lacks, and which is always true in code that 2.11 compiles.
     """
-    return torch.compiler._is_exporting_flag if _HAS_FLAG else _trace._EXPORT_MODULE_HIERARCHY is not None
+    if _HAS_FLAG:
+        return torch.compiler._is_exporting_flag
+    from torch.export import _trace  # not at the top: it imports a compiler
+
+    return _trace._EXPORT_MODULE_HIERARCHY is not None
 
 
 def _nothing() -> None:
