@@ -4,7 +4,7 @@
 `ngopt.optim.sharded`, so that bytes are exact; `tests/benchmarks/test_cost_plan.py` compares them with measured ones.
 
 * "plain gather": every rank gathers all gradients, keeps all state and makes all of the step.
-* "owner ranks": each matrix at one owner, as `NGOptimizer` does.
+* "owner ranks": each matrix at one owner, those of a stack at several, as `NGOptimizer` does.
 * "one-sided", "blocked": the same, with a basis for the smaller side only, or with all long sides cut into blocks.
 
 All is of a later step (bases turn in every tenth one), averaged, of the rank that has most. Parameters, gradients and
@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from benchmarks.cost.plan_models import FACTORS, MODELS, Network, network
 from ngopt.optim.rule.config import UpdateConfig
 from ngopt.optim.rule.eigenbasis import is_turn
-from ngopt.optim.rule.plan import ParamPlan
 from ngopt.optim.sharded.flows import to_holders, to_owners, wire_bytes
 from ngopt.optim.sharded.layout import Box, Held, Piece, assign, load_of
 from ngopt.optim.sharded.transport import BUCKET
@@ -84,12 +83,12 @@ def held_by(
 
 
 def bytes_of_a_step(
-    held: Mapping[str, Held], pieces: Sequence[Piece], plans: Mapping[str, ParamPlan], ranks: int, every: int
+    held: Mapping[str, Held], pieces: Sequence[Piece], ranks: int, every: int
 ) -> tuple[list[float], list[float]]:
     """What each rank sends, and what it gets, averaged over the steps in which bases turn and all others."""
     turning: dict[float, list[Piece]] = {}
     for piece in pieces:
-        steps = sum(any(is_turn(t, side, every) for side in plans[piece.name].sides) for t in range(every, 2 * every))
+        steps = sum(any(is_turn(t, side, every) for side in piece.plan.sides) for t in range(every, 2 * every))
         turning.setdefault(steps / every, []).append(piece)
     sent, got = ([float(n) for n in side] for side in wire_bytes([*to_owners(held, pieces)], ranks))
     parts = [(1.0, list(to_holders(held, pieces)))]
@@ -125,7 +124,7 @@ def costs(net: Network, replicas: int, shards: int, throughput: Throughput, conf
             owned[piece.owner] += FLOAT * piece.box.numel
             largest = max(largest, FLOAT * piece.box.numel)
         beside = 2 * max(owned) + 2 * BUCKET + 3 * largest  # gradients in, changes out, messages, what one matrix takes
-        moved = max(map(max, bytes_of_a_step(held, pieces, plans, ranks, config.bases_every)))
+        moved = max(map(max, bytes_of_a_step(held, pieces, ranks, config.bases_every)))
         name = "owner ranks" if factors == "default" else f"owner ranks, {factors}"
         most = (max(load.state for load in of_ranks), sum(load.state for load in of_ranks))
         found[name] = cost(*most, beside, moved, max(load.flops for load in of_ranks))

@@ -48,7 +48,7 @@ def measure(name: str, graph: ngopt.NeuralGraph | None = None) -> dict[str, Any]
         before = transport.sent_bytes + transport.got_bytes if step < 10 else before
     spread = optimizer.shares_over_ranks[0]
     pieces = [piece for own in spread.pieces.values() for piece in own]
-    planned = bytes_of_a_step(spread.held, pieces, spread.plans, spread.ranks, spread.config.bases_every)
+    planned = bytes_of_a_step(spread.held, pieces, spread.ranks, spread.config.bases_every)
     return {
         "model": name,
         "ranks": spread.ranks,

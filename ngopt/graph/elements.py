@@ -95,6 +95,19 @@ class ParamBlock:
         inverse = (*range(len(lead)), *(len(lead) + self.perm.index(axis) for axis in range(len(self.perm))))
         return matrix.reshape((*lead, *permuted)).permute(inverse).reshape((*lead, *self.shape))
 
+    def of_groups(self, start: int, stop: int) -> tuple[ParamBlock, int]:
+        """Some groups as a block by itself, and the axis of the tensor along which all groups lie one behind another.
+
+        Along it, the block is of the entries from ``start`` to ``stop`` times the axis' size over the number of groups.
+        """
+        first, groups = self.perm[0], self.matrix_shape[0]  # no axis before it is unfolded
+        shape, unfold = list(self.shape), list(self.unfold)
+        shape[first], unfold[first] = (stop - start) * shape[first] // groups, stop - start
+        names = ("row_nodes", "row_slots", "col_nodes", "col_slots")
+        some = {name: own[start:stop] for name in names if (own := getattr(self, name)) is not None}
+        sizes = (stop - start, *self.matrix_shape[1:])
+        return dataclasses.replace(self, shape=tuple(shape), unfold=tuple(unfold), matrix_shape=sizes, **some), first
+
     def to(self, device: torch.device | str) -> ParamBlock:
         """The same block with its index tensors on ``device``."""
         moved = {

@@ -10,6 +10,7 @@ from benchmarks.cost.plan_models import MODELS, network
 from benchmarks.models_language import Sizes
 from ngopt.optim.rule import plan
 from ngopt.optim.rule.config import UpdateConfig
+from ngopt.optim.sharded import layout
 from ngopt.optim.sharded.layout import assign
 
 CONFIG = UpdateConfig()
@@ -42,6 +43,15 @@ def test_a_large_head_is_stepped_where_its_shards_are(monkeypatch: pytest.Monkey
     monkeypatch.setattr(plan, "LARGEST_HEAD", 10**9)
     whole = costs(network.__wrapped__(sizes), 1, 16, Throughput(), CONFIG)["owner ranks"]
     assert whole.state > 5 / 16 * whole.whole  # control: with one owner
+
+
+def test_experts_are_owned_by_several_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network(Sizes(64, 16, 2, 4, 2, 48, experts=32))
+    found = costs(net, 1, 32, Throughput(), CONFIG)["owner ranks"]
+    assert found.state <= 1.4 / 32 * found.whole
+    monkeypatch.setattr(layout, "SMALL", 100.0)
+    whole = costs(net, 1, 32, Throughput(), CONFIG)["owner ranks"]
+    assert whole.state > 5 / 32 * whole.whole  # control: with one owner
 
 
 def test_one_basis_takes_less_than_two() -> None:

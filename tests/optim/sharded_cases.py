@@ -126,7 +126,7 @@ def alike(
     assert captured is not None
     _graphs.setdefault(name, captured)
     pieces = [piece for own in spread.pieces.values() for piece in own]
-    planned, _ = bytes_of_a_step(spread.held, pieces, spread.plans, spread.ranks, spread.config.bases_every)
+    planned, _ = bytes_of_a_step(spread.held, pieces, spread.ranks, spread.config.bases_every)
     return {
         "error": errors(model, alone),
         "bits": digest(whole(p) for p in model.parameters()),
@@ -138,6 +138,7 @@ def alike(
         "sent": (spread.transport.sent_bytes - before) / max(1, steps - 10),
         "planned": planned[spread.rank],
         "planned state": spread.loads[spread.rank].state,
+        "stacks": {n: spread.owners(n) for n in sorted(spread.in_parts) if spread.plans[n].sides},
         "moved": errors(make(name, dtype), alone),
     }
 
@@ -200,6 +201,8 @@ def two_ranks(folder: Path) -> dict[str, Callable[[], Found]]:
             "rounding": rounding("llama"),
         },
         "gpt, learned controls": lambda: alike("gpt", fsdp(mesh), rule=lively),
+        "experts, fsdp": lambda: alike("experts", fsdp(mesh), STEPS),
+        "experts, Shard(1)": lambda: alike("experts", fsdp(mesh, shard_placement_fn=by_columns), rule=lively),
         "even_mlp, Shard(1)": lambda: alike("even_mlp", fsdp(mesh, shard_placement_fn=by_columns)),
         "even_mlp, tensor parallel": lambda: alike("even_mlp", tensor_parallel(mesh)),
         "mlp, Replicate": lambda: alike("mlp", replicated(mesh)),
@@ -223,6 +226,7 @@ def four_ranks(folder: Path) -> dict[str, Callable[[], Found]]:
         "mlp, fsdp": lambda: alike("mlp", fsdp(mesh), STEPS),
         "llama, fsdp": lambda: alike("llama", fsdp(mesh), STEPS),
         "llama, hsdp": lambda: alike("llama", fsdp(grid), rule=lively),
+        "experts, fsdp": lambda: alike("experts", fsdp(mesh), rule=lively),
         "even_mlp, fsdp x tensor parallel": lambda: alike("even_mlp", both(grid)),
         "saved": lambda: saved(mesh, folder),
     }
@@ -360,33 +364,43 @@ def known(mesh: DeviceMesh) -> Found:
 
 def saved(mesh: DeviceMesh, folder: Path) -> Found:
     """Train for a while and save, for another number of ranks to go on."""
-    model = make("llama")
+    model = make("experts")
     fsdp(mesh)(model)
-    optimizer = new_optimizer(model, graph=_graphs["llama"])
-    train("llama", model, optimizer, range(12))
+    optimizer = new_optimizer(model, graph=_graphs["experts"])
+    train("experts", model, optimizer, range(12))
     weights, state = get_state_dict(model, optimizer)
     dcp.save({"model": weights, "optimizer": state}, checkpoint_id=folder / "checkpoint")
     return {}
 
 
 def resumed(mesh: DeviceMesh, folder: Path) -> Found:
-    """Go on from what `saved` wrote."""
+    """Go on from what `saved` wrote, on as many ranks as there are now, and on one that has all."""
     if not (folder / "checkpoint").exists():
         return {}
-    model = make("llama")
+    alone, reference = _loaded(lambda model: None, folder, no_dist=True), reached("experts")[0]
+    model, optimizer, given = _loaded(fsdp(mesh), folder)
+    steps = optimizer.param_groups[0]["step"]
+    train("experts", model, optimizer, range(12, STEPS))
+    train("experts", *alone[:2], range(12, STEPS))
+    neutral = {"given": given, "loaded": optimizer.rule.neutral}
+    return {"steps": steps, **neutral, "error": errors(model, reference), "alone": errors(alone[0], reference)}
+
+
+def _loaded(
+    shard: Callable[[nn.Module], Any], folder: Path, **options: Any
+) -> tuple[nn.Module, ngopt.NGOptimizer, bool]:
+    """A model and its optimizer as they were saved; whether the rule that the optimizer was made with was neutral."""
+    model = make("experts")
     with torch.no_grad():
         for param in model.parameters():
             param.zero_()
-    fsdp(mesh)(model)
+    shard(model)
     other = lively_rule(dtype=torch.float64)  # the one that was saved travels with the state
-    optimizer = new_optimizer(model, rule=other, example_inputs=batch("llama", 0)[0])
+    optimizer = new_optimizer(model, rule=other, example_inputs=batch("experts", 0)[0])
     weights, state = get_state_dict(model, optimizer)
-    dcp.load({"model": weights, "optimizer": state}, checkpoint_id=folder / "checkpoint")
+    dcp.load({"model": weights, "optimizer": state}, checkpoint_id=folder / "checkpoint", **options)
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state)
-    steps = optimizer.param_groups[0]["step"]
-    train("llama", model, optimizer, range(12, STEPS))
-    neutral = {"given": other.neutral, "loaded": optimizer.rule.neutral}
-    return {"steps": steps, **neutral, "error": errors(model, reached("llama")[0])}
+    return model, optimizer, other.neutral
 
 
 def work(rank: int, ranks: int, folder: str) -> None:

@@ -46,7 +46,12 @@ def llama() -> nn.Module:
     return LanguageModel(Sizes(**SMALL, groups=2, hidden=22))
 
 
-NETWORKS = {build.__name__: build for build in (mlp, even_mlp, cnn, gpt, llama)}
+def experts() -> nn.Module:
+    """Stacks of experts, of which ranks own some each, unevenly."""
+    return LanguageModel(Sizes(**{**SMALL, "depth": 1}, groups=2, hidden=10, experts=5))
+
+
+NETWORKS = {build.__name__: build for build in (mlp, even_mlp, cnn, gpt, llama, experts)}
 SHAPES = {"mlp": (5,), "even_mlp": (8,), "cnn": (2, 7, 7)}
 
 

@@ -37,8 +37,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 ALIKE = [
     *((2, case) for case in ("mlp, fsdp", "cnn, fsdp", "gpt, fsdp", "llama, fsdp", "gpt, learned controls")),
+    *((2, case) for case in ("experts, fsdp", "experts, Shard(1)")),
     *((2, case) for case in ("even_mlp, Shard(1)", "even_mlp, tensor parallel", "mlp, Replicate", "mlp, one plain")),
     *((4, case) for case in ("mlp, fsdp", "llama, fsdp", "llama, hsdp", "even_mlp, fsdp x tensor parallel")),
+    (4, "experts, fsdp"),
 ]
 
 
@@ -80,8 +82,20 @@ def test_state_is_spread_evenly(found: Found, ranks: int, case: str) -> None:
     assert sum(of_ranks) < 1.02 * whole
 
 
+def test_several_ranks_own_some_experts_each(found: Found) -> None:
+    """Five experts are three and two on two ranks, and two, two and one on four."""
+    stacks = {f"blocks.0.mlp.{name}" for name in ("gate", "up", "down")}
+    for ranks, owners in ((2, 2), (4, 3)):
+        for rank in found[ranks]:
+            of_stacks = rank["experts, fsdp"]["stacks"]
+            assert of_stacks.keys() == stacks
+            assert all(len(set(own)) == len(own) == owners for own in of_stacks.values())
+        assert not found[ranks][0]["llama, fsdp"]["stacks"], "control: matrices have one owner each"
+
+
 @pytest.mark.parametrize(
-    ("ranks", "case"), [(2, "mlp, fsdp"), (2, "gpt, fsdp"), (2, "llama, fsdp"), (4, "llama, fsdp")]
+    ("ranks", "case"),
+    [(2, "mlp, fsdp"), (2, "gpt, fsdp"), (2, "llama, fsdp"), (2, "experts, fsdp"), (4, "llama, fsdp")],
 )
 def test_bytes_on_the_wire_are_those_of_the_plan(found: Found, ranks: int, case: str) -> None:
     """Gradients and changes in every step, weights where a basis turns: over ten steps, exactly what was planned."""
@@ -128,6 +142,7 @@ def test_distributed_checkpoint_goes_on_with_another_number_of_ranks(found: Foun
     assert found[2][0]["resumed"]["steps"] == 12
     assert (found[2][0]["resumed"]["given"], found[2][0]["resumed"]["loaded"]) == (False, True)
     assert found[2][0]["resumed"]["error"] < 1e-5
+    assert found[2][0]["resumed"]["alone"] < 1e-5, "by a process that has all"
 
 
 def test_a_state_goes_on_where_it_was(found: Found) -> None:

@@ -243,7 +243,7 @@ def _norms_of_pieces(
     norms = {}
     for cohort, direction in zip(found, directions, strict=True):
         if any(name in team.pieces for name in cohort.names):
-            for name, part in _vectors(cohort, direction).items():
+            for name, part in _parts(cohort, direction).items():  # a rotation leaves norms as they are
                 norms[name] = torch.linalg.vector_norm(part, dtype=torch.float64)
     return {name: norm for name, norm in norms.items() if name in team.pieces}
 

@@ -7,7 +7,6 @@ parameters have gradients, or when somebody (loading does) puts other tensors in
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.rule.config import UpdateConfig
 from ngopt.optim.rule.direction import ParamState
-from ngopt.optim.rule.plan import ParamPlan, plan_all
+from ngopt.optim.rule.plan import ParamPlan
 from ngopt.optim.rule.team import ALONE, Alone
 
 SMALL = 2**18  # parameters of at most so many entries are stacked
@@ -75,7 +74,7 @@ class Cohort:
         momentum: Of all, one behind the other.
         second_moment: Likewise.
         unit: ``[tensor]``.
-        entries: Number of entries of each, float64 ``[tensor]``.
+        entries: Number of entries of each whole parameter, float64 ``[tensor]``.
         scale: Of each step at the start of a run, the guard included, ``[tensor]``; found in the first step,
         last_scale: and at its end; None if that is the same.
     """
@@ -120,7 +119,7 @@ class Cohort:
             stacks.append(Stack(alike, [plans[name] for name in alike], slice(at, at + size), shape, parts))
             at += size
         unit = join(states, "unit")
-        counts = [math.prod(plans[name].matrix_shape) for name in ordered]
+        counts = [plans[name].entries for name in ordered]
         entries = torch.tensor(counts, dtype=torch.float64).to(unit.device, non_blocking=True)
         first_vector = len(ordered) - len(vectors)
         return cls(ordered, states, count, stacks, first_vector, at, momentum, second_moment, unit, entries)
@@ -152,8 +151,7 @@ class Cohorts:
         """Of the parameters that have gradients now; and the plan of each."""
         key = (id(graph), tuple(gradients), config)
         if not self._arranged(key, state):
-            shapes = {name: team.shape(name, gradient) for name, gradient in gradients.items()}
-            self.plans = plan_all(graph, state, shapes, config)
+            self.plans = team.plans(graph, gradients, state, config)
             self.key, self.found = key, _arrange(self.plans, gradients, state, team.apart)
         return self.found, self.plans
 

@@ -9,6 +9,7 @@ off its state.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -68,6 +69,7 @@ class ParamPlan:
         flattened: Whether that network flattens a picture or a sequence.
         plain: Whether the matrix view is a mere reshape of the tensor.
         form: A number that is the same for plans with the same matrix shape and sides, which can be stepped as one.
+        groups: Of the whole parameter; ``matrix_shape`` has fewer where it is stepped in parts, by several ranks.
     """
 
     name: str
@@ -81,6 +83,12 @@ class ParamPlan:
     flattened: bool
     plain: bool
     form: int
+    groups: int
+
+    @property
+    def entries(self) -> int:
+        """Of the whole parameter."""
+        return self.groups * math.prod(self.matrix_shape[1:])
 
     @property
     def fan_in(self) -> int:
@@ -100,6 +108,12 @@ class ParamPlan:
         """Size of its state in float32 numbers: averages, bases, and factors, which are bfloat16."""
         bases = sum(side.blocks * side.size**2 for side in self.sides)
         return 2 * math.prod(self.padded) + 1.5 * self.matrix_shape[0] * bases
+
+    def of_groups(self, start: int, stop: int) -> ParamPlan:
+        """The plan of some groups of a stack of matrices, which are stepped without the others."""
+        block = self.block.of_groups(start, stop)[0] if self.block is not None else None
+        shape = (stop - start, *self.matrix_shape[1:])
+        return dataclasses.replace(self, block=block, matrix_shape=shape, form=_form(shape, self.sides))
 
     def fits(self, state: Mapping[str, Tensor]) -> bool:
         """Whether a state is one of this plan."""
@@ -132,6 +146,10 @@ class ParamPlan:
 
 
 _forms: dict[tuple, int] = {}
+
+
+def _form(matrix_shape: tuple[int, int, int, int], sides: tuple[Side, ...]) -> int:
+    return _forms.setdefault((matrix_shape, sides), len(_forms))
 
 
 def forms_of_param(
@@ -188,7 +206,8 @@ def forms_of_param(
             depth=depth,
             flattened=flattened,
             plain=plain,
-            form=_forms.setdefault((form, sides), len(_forms)),
+            form=_form(form, sides),
+            groups=group,
         )
         for form, sides in forms or [(matrix_shape, ())]
     )

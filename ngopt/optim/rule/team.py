@@ -15,6 +15,7 @@ from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.rule.config import UpdateConfig
 from ngopt.optim.rule.direction import ParamState
 from ngopt.optim.rule.guard import guard_of
+from ngopt.optim.rule.plan import ParamPlan, plan_all
 
 Read = tuple[Tensor, Tensor | None, Tensor | None]  # weight, gradient, momentum; the last two of what is trained
 
@@ -25,15 +26,22 @@ class Alone:
     Attributes:
         apart: Names of parameters that are stepped apart from all others, since every rank has them: it must do so in
             the same stacks as all other ranks.
-        pieces: Names of parameters of which this rank has a part only; all of them are stepped entry by entry.
+        pieces: Names of parameters of which a rank may step a part only: some groups of a stack of matrices, or some
+            entries of what is stepped entry by entry.
     """
 
     apart: Collection[str] = frozenset()
     pieces: Collection[str] = frozenset()
 
-    def shape(self, name: str, gradient: Tensor) -> tuple[int, ...]:
-        """Of a whole parameter."""
-        return tuple(gradient.shape)
+    def plans(
+        self,
+        graph: NeuralGraph | None,
+        gradients: Mapping[str, Tensor],
+        state: Mapping[str, ParamState],
+        config: UpdateConfig,
+    ) -> dict[str, ParamPlan]:
+        """How what has a gradient here is stepped."""
+        return plan_all(graph, state, {name: tuple(gradient.shape) for name, gradient in gradients.items()}, config)
 
     def guard(
         self,
@@ -62,7 +70,7 @@ class Alone:
         return True
 
     def whole(self, parts: dict[str, Read]) -> dict[str, Read]:
-        """What this rank reads for the encoder, of parameters that are stepped entry by entry or not at all.
+        """What this rank reads for the encoder, of the `pieces` and of parameters that are not stepped at all.
 
         Args:
             parts: Shaped like the parameters, or like the parts of them that are here.

@@ -108,9 +108,12 @@ class UpdateRule(nn.Module):
             if not team.reads(name := block.name):
                 continue
             if name in plans and (sides := plans[name].sides):
-                own, weight = state[name], block.to_matrix(weights[name].detach())
-                averages = (out_of_bases(sides, x.detach(), own) for x in (grads[name], own["momentum"]))
-                matrices[name] = (weight, *(x.reshape(block.matrix_shape) for x in averages))
+                own, weight = state[name], weights[name].detach()
+                averages = [out_of_bases(sides, x.detach(), own) for x in (grads[name], own["momentum"])]
+                if name in team.pieces:
+                    others[name] = (weight, *(plans[name].unview(x, tuple(weight.shape)) for x in averages))
+                else:
+                    matrices[name] = (block.to_matrix(weight), *(x.reshape(block.matrix_shape) for x in averages))
             elif name in weights:
                 averages = (grads[name].detach(), state[name]["momentum"].detach()) if name in plans else (None, None)
                 others[name] = (weights[name].detach(), *averages)

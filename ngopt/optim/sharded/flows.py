@@ -43,19 +43,25 @@ def to_owners(held: Mapping[str, Held], pieces: Sequence[Piece]) -> Iterator[Flo
     """Every box to the owner of the piece that it is in, from one rank that holds it."""
     for piece in pieces:
         own = held[piece.name]
-        whole = piece.box == Box.of(own.shape)
-        for box in own.boxes if whole else (piece.box,):
-            yield Flow(piece.name, box, own.source(box, piece.owner), piece.owner, own.itemsize)
+        for part, box in own.parts(piece.box):
+            yield Flow(piece.name, part, own.source(box, piece.owner), piece.owner, own.itemsize)
 
 
 def to_holders(held: Mapping[str, Held], pieces: Sequence[Piece]) -> Iterator[Flow]:
     """Every box from the owner of its piece to all ranks that hold it."""
     for piece in pieces:
         own = held[piece.name]
-        whole = piece.box == Box.of(own.shape)
-        for box in own.boxes if whole else (piece.box,):
+        for part, box in own.parts(piece.box):
             for holder in own.boxes[box]:
-                yield Flow(piece.name, box, piece.owner, holder, own.itemsize)
+                yield Flow(piece.name, part, piece.owner, holder, own.itemsize)
+
+
+def to_reader(own: Held, name: str, pieces: Sequence[Piece], reader: int) -> Iterator[Flow]:
+    """All of a parameter to one rank: from the owners of its pieces; if it is not stepped, from those that hold it."""
+    for piece in pieces:
+        yield Flow(name, piece.box, piece.owner, reader, own.itemsize)
+    for box in own.boxes if not pieces else ():
+        yield Flow(name, box, own.source(box, reader), reader, own.itemsize)
 
 
 def wire_bytes(flows: Sequence[Flow], ranks: int) -> tuple[list[int], list[int]]:

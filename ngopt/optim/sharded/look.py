@@ -18,6 +18,7 @@ from ngopt.optim.rule.config import UpdateConfig
 from ngopt.optim.rule.controls import CONTROLS
 from ngopt.optim.rule.direction import ParamState, root_mean_square
 from ngopt.optim.rule.guard import guard_from
+from ngopt.optim.rule.plan import ParamPlan
 from ngopt.optim.rule.team import Alone, Read
 from ngopt.optim.sharded.spread import Spread
 
@@ -43,7 +44,7 @@ class Look(Alone):
         self.plain = {name: grads[name] for name in spread.plain if name in grads}
         sharded = {name: grads[name] for name in spread.params if name in grads}
         self.apart = frozenset(self.plain)
-        self.pieces = frozenset(name for name in spread.params if not spread.plans[name].sides)
+        self.pieces = spread.in_parts
         names = list(spread.params)
         bad_plain = nonfinite(self.plain) if self.plain else []
         found = spread.squares(sharded)
@@ -66,9 +67,16 @@ class Look(Alone):
     def _count(self, name: str) -> int:
         return math.prod(self.spread.held[name].shape)
 
-    def shape(self, name: str, gradient: Tensor) -> tuple[int, ...]:
-        """Of a whole parameter."""
-        return self.spread.held[name].shape if name in self.spread.held else tuple(gradient.shape)
+    def plans(
+        self,
+        graph: NeuralGraph | None,
+        gradients: Mapping[str, Tensor],
+        state: Mapping[str, ParamState],
+        config: UpdateConfig,
+    ) -> dict[str, ParamPlan]:
+        """Those of the pieces that this rank steps."""
+        plain = super().plans(graph, {name: gradients[name] for name in self.plain}, state, config)
+        return {name: plain[name] if name in plain else self.spread.mine[name].plan for name in gradients}
 
     def guard(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,6 +34,20 @@ def as_dtensor(values: Tensor, like: Any) -> Tensor:
     return type(like).from_local(
         values, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
+
+
+def among(values: Tensor, ranks: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """This rank's part of a tensor whose first axis is divided among some global ranks, in that order, as a DTensor.
+
+    It is there to be saved and loaded; its mesh has no process group, so that DTensor cannot gather it.
+    """
+    # whoever has a DTensor has paid for this import
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor, Shard
+
+    mesh = DeviceMesh(values.device.type, torch.tensor(ranks), _init_backend=False)
+    strides = torch.empty(tuple(shape), device="meta").stride()
+    return DTensor.from_local(values, mesh, [Shard(0)], run_check=False, shape=torch.Size(shape), stride=strides)
 
 
 def part_of(values: Tensor, param: Any) -> Tensor:

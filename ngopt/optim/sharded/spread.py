@@ -14,9 +14,8 @@ from ngopt.graph.sharding import is_sharded
 from ngopt.optim.attach.match import Share
 from ngopt.optim.rule.plan import plan_new
 from ngopt.optim.sharded import flows
-from ngopt.optim.sharded.flows import Flow
 from ngopt.optim.sharded.group import group_of, meet
-from ngopt.optim.sharded.layout import Piece, assign
+from ngopt.optim.sharded.layout import Box, Piece, assign
 from ngopt.optim.sharded.shards import box_of, comm_device
 from ngopt.optim.sharded.transport import Bucket, Transport, joined
 
@@ -35,11 +34,12 @@ class Spread:
         agreed: Whether all ranks captured the same graph.
         held: What each rank holds.
         plans: Of all that is trained, made for the whole shapes; the same on all ranks.
-        pieces: What each rank steps, by name.
+        pieces: What each rank steps, by name, in the order in which pieces of a stack lie in it.
+        in_parts: Names of the parameters of which a rank may step a part only.
         loads: What that costs each rank.
         mine: What this rank steps.
         boxes: What this rank holds.
-        readers: The rank that reads each parameter on the graph for the encoder, where that is not the owner of it all.
+        readers: The rank that reads each parameter on the graph for the encoder, where no rank owns all of it.
 
     Raises:
         RuntimeError: Ranks do not have the same parameters.
@@ -71,6 +71,9 @@ class Spread:
         for piece in pieces:
             self.pieces[piece.name].append(piece)
         self.mine = {piece.name: piece for piece in pieces if piece.owner == self.rank}
+        self.in_parts = frozenset(
+            name for name in self.params if not self.plans[name].sides or len(self.pieces[name]) > 1
+        )
         self.boxes = {name: box_of(param) for name, param in everything.items()}
         self.dtypes = {name: param.dtype for name, param in everything.items()}
         self.readers = self._choose_readers()
@@ -84,7 +87,7 @@ class Spread:
             if name in self.frozen:
                 may = [rank for ranks in self.held[name].boxes.values() for rank in ranks]
             else:
-                may = [] if self.plans[name].sides else [piece.owner for piece in self.pieces[name]]
+                may = [piece.owner for piece in self.pieces[name]] if name in self.in_parts else []
             if may:
                 readers[name] = min(may, key=lambda rank: (load[rank], rank))
                 load[readers[name]] += max(self.held[name].shape, default=0)
@@ -94,40 +97,40 @@ class Spread:
         """Whether this rank is the one that speaks for a sharded parameter that is trained: it steps its first part."""
         return bool(self.pieces[name]) and self.pieces[name][0].owner == self.rank
 
+    def owners(self, name: str) -> list[int]:
+        """Global ranks that step the pieces of a parameter."""
+        return [dist.get_global_rank(self.transport.group, piece.owner) for piece in self.pieces[name]]
+
     # ---- messages
 
     def _make_route(self, kind: str, names: tuple[str, ...]) -> list[Bucket]:
         if kind == "readers":
-            return self.transport.route(flow for name in names for flow in self._flows_to_reader(name))
+            parts = ((self.held[name], name, self.pieces[name], self.readers[name]) for name in names)
+            return self.transport.route(flow for own in parts for flow in flows.to_reader(*own))
         make = flows.to_owners if kind == "owners" else flows.to_holders
         return self.transport.route(make(self.held, [piece for name in names for piece in self.pieces[name]]))
-
-    def _flows_to_reader(self, name: str) -> Iterator[Flow]:
-        held, reader = self.held[name], self.readers[name]
-        owners = {piece.box: piece.owner for piece in self.pieces[name]}
-        for box in held.boxes:
-            yield Flow(name, box, owners[box] if owners else held.source(box, reader), reader, held.itemsize)
 
     def to_owners(self, names: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """From what each rank holds of some parameters, the pieces that this rank steps."""
         have = {name: (self.boxes[name], tensors[name]) for name in names}
         for arrived in self.transport.move(self._route("owners", tuple(names)), self.dtypes, have):
             for name, boxes in arrived.items():
-                yield name, joined(boxes, self.mine[name].box.size).to(self.share.device)
+                yield name, joined(boxes, self.mine[name].box).to(self.share.device)
 
     def to_holders(self, names: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """From the pieces that each rank steps, what this rank holds of the parameters."""
         have = {name: (self.mine[name].box, tensor) for name, tensor in tensors.items()}
         for arrived in self.transport.move(self._route("holders", tuple(names)), self.dtypes, have):
             for name, boxes in arrived.items():
-                yield name, boxes[self.boxes[name]].to(self.share.device)
+                yield name, joined(boxes, self.boxes[name]).to(self.share.device)
 
     def to_readers(self, names: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """From what each rank steps or holds, whole parameters that this rank reads; in the parameters' number type."""
-        have = {name: (self.boxes[name], tensor) for name, tensor in tensors.items()}
+        boxes = self.boxes | {name: piece.box for name, piece in self.mine.items()}
+        have = {name: (boxes[name], tensor) for name, tensor in tensors.items()}
         for arrived in self.transport.move(self._route("readers", tuple(names)), self.dtypes, have):
             for name, boxes in arrived.items():
-                yield name, joined(boxes, self.held[name].shape).to(self.share.device)
+                yield name, joined(boxes, Box.of(self.held[name].shape)).to(self.share.device)
 
     def total(self, x: Tensor, op: str = "SUM") -> Tensor:
         """Sum, or ``op``, over all ranks, the same bits on all of them."""

@@ -12,11 +12,11 @@ from torch import Tensor
 from ngopt.graph.sharding import local
 from ngopt.optim.rule.direction import ParamState, init_state, root_mean_square
 from ngopt.optim.saving.state import fit_state
-from ngopt.optim.sharded.shards import as_dtensor, part_of
+from ngopt.optim.sharded.shards import among, as_dtensor, part_of
 from ngopt.optim.sharded.spread import Spread
 
 States = MutableMapping[Any, ParamState]  # by parameter
-IN_PARTS = ("momentum", "second_moment")  # entries that are shaped like the parameter, where it has no sides
+AVERAGES = ("momentum", "second_moment")  # shaped like the parameter, where it has no sides
 
 
 def counted(steps: float = 0.0) -> ParamState:
@@ -38,15 +38,15 @@ def prepare(spread: Spread, state: States) -> tuple[dict[str, Tensor], list[str]
     sums = spread.by_name(spread.squares(weights), names)
     fresh, kept = {}, {}
     for name, piece in spread.to_owners(names, weights):
-        plan, param = spread.plans[name], spread.params[name]
-        own, old = init_state(piece, plan, spread.config), dict(state.get(param, {}))
-        if not plan.sides:
+        param = spread.params[name]
+        own, old = init_state(piece, spread.mine[name].plan, spread.config), dict(state.get(param, {}))
+        if name in spread.in_parts:
             size = sums[names.index(name)].sqrt()
             count = math.prod(spread.held[name].shape)
             own["initial_rms"] = root_mean_square(size, count, own["initial_rms"].dtype)
-            old = {key: part_of(x, param) if key in IN_PARTS else x for key, x in old.items()}
+            old = {key: _part(spread, name, key, x) for key, x in old.items()}
         fresh[name], kept[name] = own, fit_state({key: local(x) for key, x in old.items()}, own)
-        if most[name] and not all(key in old for key in IN_PARTS):
+        if most[name] and not all(key in old for key in AVERAGES):
             kept[name] = own
     lost = {name: float(float(own["step"]) != most[name]) for name, own in kept.items()}
     gone = {name for name, count in zip(names, spread.by_name(lost, names).tolist(), strict=True) if count}
@@ -69,6 +69,25 @@ def forms(spread: Spread) -> dict[str, dict[str, tuple[int, ...]]]:
 
 def portable(spread: Spread, name: str, own: ParamState) -> ParamState:
     """State with what is in parts as DTensors, so that `torch.distributed.checkpoint` can lay it out anew."""
-    if spread.plans[name].sides or name not in spread.mine:
+    if name not in spread.in_parts or name not in spread.mine:
         return own
-    return {key: as_dtensor(x, spread.params[name]) if key in IN_PARTS else x for key, x in own.items()}
+    if not spread.plans[name].sides:
+        return {key: as_dtensor(x, spread.params[name]) if key in AVERAGES else x for key, x in own.items()}
+    owners, groups = spread.owners(name), spread.plans[name].groups
+    return {key: among(x, owners, (groups, *x.shape[1:])) if _is_stacked(key) else x for key, x in own.items()}
+
+
+def _is_stacked(key: str) -> bool:
+    """Whether the first axis of an entry is that of the groups, where the parameter has sides."""
+    return key in AVERAGES or key.endswith(("_factor", "_basis", "_order"))
+
+
+def _part(spread: Spread, name: str, key: str, values: Tensor) -> Tensor:
+    """This rank's part of an entry of a loaded state, be it whole or the part."""
+    if not spread.plans[name].sides:
+        return part_of(values, spread.params[name]) if key in AVERAGES else values
+    values, groups, own = local(values), spread.plans[name].groups, spread.mine[name]
+    if not _is_stacked(key) or not values.dim() or len(values) != groups:
+        return values
+    start = sum(piece.plan.matrix_shape[0] for piece in spread.pieces[name][: spread.pieces[name].index(own)])
+    return values[start : start + own.plan.matrix_shape[0]].clone()

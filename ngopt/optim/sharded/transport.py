@@ -142,11 +142,11 @@ def _buckets(flows: Iterable[Flow], ranks: int) -> Iterator[list[Flow]]:
         yield bucket
 
 
-def joined(boxes: Mapping[Box, Tensor], shape: tuple[int, ...]) -> Tensor:
-    """A whole tensor from all of its boxes."""
+def joined(boxes: Mapping[Box, Tensor], whole: Box) -> Tensor:
+    """A box from all of its parts."""
     if len(boxes) == 1:
-        return next(iter(boxes.values())).reshape(shape)
-    whole = next(iter(boxes.values())).new_empty(shape)
+        return next(iter(boxes.values())).reshape(whole.size)
+    found = next(iter(boxes.values())).new_empty(whole.size)
     for box, values in boxes.items():
-        whole[box.slices] = values
-    return whole
+        _part(whole, found, box).copy_(values)
+    return found
