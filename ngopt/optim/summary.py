@@ -34,7 +34,7 @@ class ParamSummary:
         view: The matrix view that is stepped, ``(group, row, col, tap)``.
         bases: Sides that have an eigenbasis, with the number and size of their blocks: ``{"row": (2, 256), ...}``.
             Empty for a parameter that is stepped entry by entry, as by Adam.
-        scale: Root mean square of a step at ``lr=1``, before schedule and gain, where the direction's is one.
+        scale: Root mean square of the first steps at ``lr=1``, before schedule and gain, where the direction's is one.
         steps: Steps that it has made.
         gain: What the rule says of it; 1 before anything is learned or said.
         exponent: How far the rule normalises its direction, from 0 (not at all) to 1.
