@@ -1,7 +1,7 @@
 """Slots: places where stacks of optimizees live, one run after another, and give one gradient per iteration.
 
 What a slot does in an iteration (which task, which run, which steps) is its `Plan`: a few numbers, the same in every
-process that shares the work. Its stack of optimizees (`Live`) lives in one process only.
+process that shares the work. Its stack of optimizees (`SlotState`) lives in one process only.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Plan:
 
 
 @dataclass
-class Live:
+class SlotState:
     """The stack of a slot, with its task."""
 
     plan: Plan
@@ -63,7 +63,7 @@ class Live:
 
 
 @dataclass(frozen=True)
-class Piece:
+class SlotResult:
     """What a slot gives in an iteration.
 
     Attributes:
@@ -103,7 +103,7 @@ def _new_run(config: RunConfig, slot: int, run: int, offset: bool) -> Plan:
     return Plan(slot, run, family, task_seed, horizon, begin, begin)
 
 
-def enter(rule: LearnedRule, theta: Theta, settings: SlotConfig, plan: Plan) -> Live:
+def enter(rule: LearnedRule, theta: Theta, settings: SlotConfig, plan: Plan) -> SlotState:
     """Build the task of a new run, and its stack where the first piece begins."""
     task = draw(plan.family, plan.task_seed)
     sizes = {"count": settings.count, "copies": settings.copies}
@@ -111,12 +111,12 @@ def enter(rule: LearnedRule, theta: Theta, settings: SlotConfig, plan: Plan) -> 
     if plan.begin:
         with torch.no_grad():
             stack, _ = unroll(make_step(rule, task), theta, task, stack, plan.begin)
-    return Live(plan, task, stack.detached())
+    return SlotState(plan, task, stack.detached())
 
 
 def advance(
-    rule: LearnedRule, theta: Theta, config: RunConfig, live: Live, steps: int, epsilon: Tensor | None
-) -> Piece:
+    rule: LearnedRule, theta: Theta, config: RunConfig, live: SlotState, steps: int, epsilon: Tensor | None
+) -> SlotResult:
     """Run a piece of so many inner steps; the stack moves on.
 
     Args:
@@ -159,7 +159,7 @@ def advance(
             growth=settings.growth,
         )
     live.stack = after.detached()
-    return Piece(gradient, meta_losses(objective, losses, first, live.plan.horizon))
+    return SlotResult(gradient, meta_losses(objective, losses, first, live.plan.horizon))
 
 
 def perturbations_of(config: RunConfig, slot: int, iteration: int, mask: Tensor) -> Tensor:  # [pair, dim]

@@ -20,9 +20,9 @@ from meta_train.outer import Outer
 from meta_train.parallel import Processes
 from meta_train.rules import LearnedRule
 from meta_train.slots import (
-    Live,
-    Piece,
     Plan,
+    SlotResult,
+    SlotState,
     advance,
     enter,
     first_plan,
@@ -92,7 +92,7 @@ class Trainer:
         self.sizes = [
             (0 if slot.estimator == "pes" else self.outer.size(), slot.copies * slot.count) for slot in config.slots
         ]
-        self.live: dict[int, Live] = {}
+        self.live: dict[int, SlotState] = {}
         self.failures = [0] * len(config.slots)  # in a row
         self.progress = Progress()
         self.best: Theta = {name: value.clone() for name, value in initial.items()}
@@ -176,7 +176,7 @@ class Trainer:
         if self.device.type == "cuda":
             self.progress.gpu_seconds += seconds * self.processes.world
 
-    def _piece(self, slot: int, theta: Theta, steps: int, epsilon: Tensor | None) -> Piece | None:
+    def _piece(self, slot: int, theta: Theta, steps: int, epsilon: Tensor | None) -> SlotResult | None:
         """What one of our slots gives; None if its task fails to build."""
         plan = self.plans[slot]
         if slot not in self.live or self.live[slot].plan.run != plan.run:
@@ -259,10 +259,10 @@ class Trainer:
         values, own = self.folder.read(state / f"slot-{slot}.safetensors")
         check_like(values, {str(k): x for k, x in enumerate(live.stack.tensors())}, "The slot")
         stack = live.stack.with_tensors(values[str(k)].to(self.device) for k in range(len(values)))
-        self.live[slot] = Live(plan, live.task, dataclasses.replace(stack, step=own["step"]))
+        self.live[slot] = SlotState(plan, live.task, dataclasses.replace(stack, step=own["step"]))
 
 
-def _pack(piece: Piece | None, sizes: tuple[int, int], seconds: float) -> Tensor:
+def _pack(piece: SlotResult | None, sizes: tuple[int, int], seconds: float) -> Tensor:
     """A slot's piece as one vector: a flag, processor seconds, gradient, meta-losses."""
     if piece is None:
         return torch.tensor([FAILED, seconds, *[0.0] * sum(sizes)])

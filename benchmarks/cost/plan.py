@@ -22,7 +22,7 @@ from benchmarks.cost.plan_models import FACTORS, MODELS, Network, network
 from ngopt.optim.rule.config import UpdateConfig
 from ngopt.optim.rule.eigenbasis import is_turn
 from ngopt.optim.sharded.flows import to_holders, to_owners, wire_bytes
-from ngopt.optim.sharded.layout import Box, Held, Piece, assign, load_of
+from ngopt.optim.sharded.layout import Box, OwnedBox, Placement, assign, load_of
 from ngopt.optim.sharded.transport import BUCKET
 
 FLOAT = 4  # bytes
@@ -68,7 +68,7 @@ class Cost:
 
 def held_by(
     shapes: Mapping[str, tuple[int, ...]], replicas: int, shards: int, itemsize: int = FLOAT
-) -> dict[str, Held]:
+) -> dict[str, Placement]:
     """What FSDP2 gives each rank of a mesh of replicas and shards: parts of the first axis, as torch.chunk cuts it."""
     held = {}
     for name, shape in shapes.items():
@@ -78,15 +78,15 @@ def held_by(
             start = min(shard * size, shape[0])
             rows = min(size, shape[0] - start)
             boxes.append(Box((start, *[0] * (len(shape) - 1)), (rows, *shape[1:])))
-        held[name] = Held.by_ranks(shape, itemsize, boxes * replicas)
+        held[name] = Placement.by_ranks(shape, itemsize, boxes * replicas)
     return held
 
 
 def bytes_of_a_step(
-    held: Mapping[str, Held], pieces: Sequence[Piece], ranks: int, every: int
+    held: Mapping[str, Placement], pieces: Sequence[OwnedBox], ranks: int, every: int
 ) -> tuple[list[float], list[float]]:
     """What each rank sends, and what it gets, averaged over the steps in which bases turn and all others."""
-    turning: dict[float, list[Piece]] = {}
+    turning: dict[float, list[OwnedBox]] = {}
     for piece in pieces:
         steps = sum(any(is_turn(t, side, every) for side in piece.plan.sides) for t in range(every, 2 * every))
         turning.setdefault(steps / every, []).append(piece)

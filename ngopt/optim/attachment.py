@@ -18,7 +18,7 @@ from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.graph.sharding import is_sharded
 from ngopt.optim.attach.exchange import Members, follow, members_of, unchanged
 from ngopt.optim.attach.listener import Listener, named_parameters, why_no_graph
-from ngopt.optim.attach.match import Share, block_digests, explain_difference, listing, share_out
+from ngopt.optim.attach.match import Partition, block_digests, explain_difference, listing, partition_by_device
 from ngopt.optim.attach.options import refuse_sharded_later
 from ngopt.optim.notices import Notices
 from ngopt.optim.rule.direction import init_state
@@ -43,7 +43,7 @@ class Attachment:
         graph: The neural graph, or None while there is none.
         named: The model's parameters by name; empty if no model is known.
         saved_graph: Digests of the graph that a loaded state belongs to.
-        shares: What a step is called with, by device; None: to be made again from all of the above.
+        partitions: What a step is called with, by device; None: to be made again from all of the above.
     """
 
     def __init__(self, rule: UpdateRule, roots: Sequence[nn.Module], notices: Notices) -> None:
@@ -51,7 +51,7 @@ class Attachment:
         self.graph: NeuralGraph | None = None
         self.named: dict[str, Tensor] = dict(named_parameters(roots))
         self.saved_graph: dict[str, str] = {}
-        self.shares: list[Share] | None = None
+        self.partitions: list[Partition] | None = None
         self._joints: list[Joint] | None = []  # the sharded ones; None: to be made by all ranks together
         self._members: Members = []  # what the groups held when they were last looked at
         self._off_graph: list[str] = []  # names of parameters that are on no graph
@@ -81,7 +81,7 @@ class Attachment:
             return
         if stepping and not optimizer.param_groups[0]["step"]:
             optimizer.state.clear()  # made anew by the first step, and not needed beside what tracing takes
-            self.shares = None
+            self.partitions = None
         with torch.inference_mode(False), torch.no_grad():
             found = self._listener.settle(stepping=stepping)
             if isinstance(found, NeuralGraph):
@@ -131,29 +131,29 @@ class Attachment:
         if not unchanged(self._members, optimizer.param_groups):
             self.named = follow(self._members, optimizer.param_groups, self.named, optimizer.state)
             self.remember(optimizer)
-            self.shares = None
+            self.partitions = None
 
-    def fit(self, optimizer: Optimizer, also: Iterable[Tensor] = (), *, strict: bool = False) -> list[Share]:
-        """Share parameters out again, and give each one that is trained, or is in ``also``, the state that it needs."""
+    def fit(self, optimizer: Optimizer, also: Iterable[Tensor] = (), *, strict: bool = False) -> list[Partition]:
+        """Partition the parameters again; each one that is trained, or is in ``also``, gets the state it needs."""
         groups, state = optimizer.param_groups, optimizer.state
-        self.shares, self._off_graph = share_out(groups, self.graph, self.named, self.rule, strict)
-        self._joints = None if any(map(has_shards, self.shares)) else []
+        self.partitions, self._off_graph = partition_by_device(groups, self.graph, self.named, self.rule, strict)
+        self._joints = None if any(map(has_shards, self.partitions)) else []
         ids, config = {id(param) for param in also}, self.rule.config
-        for share in self.shares:
-            plans = share.plans(state)
-            for key, (_, param) in share.params.items():
+        for partition in self.partitions:
+            plans = partition.plans(state)
+            for key, (_, param) in partition.params.items():
                 if is_sharded(param):
                     state.setdefault(param, counted())  # the rest in `together`
                 elif param.requires_grad or param in state or id(param) in ids:
                     state[param] = fit_state(state.get(param, {}), init_state(param, plans[key], config))
         if self._listener is None:
             self._warn_off_graph()
-        return self.shares
+        return self.partitions
 
-    def fitted(self, optimizer: Optimizer) -> list[Share]:
-        """The shares of the groups as they are now."""
+    def fitted(self, optimizer: Optimizer) -> list[Partition]:
+        """The partitions of the groups as they are now."""
         self.follow(optimizer)
-        return self.fit(optimizer) if self.shares is None else self.shares
+        return self.fit(optimizer) if self.partitions is None else self.partitions
 
     def refuse_sharded_later(self) -> None:
         """Raise RuntimeError where the model was sharded after this was made."""
@@ -162,11 +162,11 @@ class Attachment:
     # ---- over several ranks
 
     def together(self, optimizer: Optimizer) -> list[Joint]:
-        """The shares that are sharded, ready for a step. All ranks call it."""
-        if self.shares is None and any(is_sharded(p) for group in optimizer.param_groups for p in group["params"]):
+        """The partitions that are sharded, ready for a step. All ranks call it."""
+        if self.partitions is None and any(is_sharded(p) for group in optimizer.param_groups for p in group["params"]):
             self.fit(optimizer)
         if self._joints is None:
-            spreads = spread_out(self.shares or (), self.graph)
+            spreads = spread_out(self.partitions or (), self.graph)
             if not all(spread.agreed for spread in spreads):
                 self._notices.once(
                     "graph",
@@ -186,7 +186,7 @@ class Attachment:
         return self._joints
 
     def joints(self, optimizer: Optimizer) -> list[Joint]:
-        """The shares that are sharded, as far as they are known: while a forward pass is waited for, none are made."""
+        """The partitions that are sharded, as far as known: while a forward pass is waited for, none are made."""
         return self.together(optimizer) if self._listener is None else self._joints or []
 
     # ---- resuming and copying
@@ -194,7 +194,7 @@ class Attachment:
     def resume(self, optimizer: Optimizer) -> None:
         """Fit to a state that was loaded."""
         self.remember(optimizer)
-        self.shares = None
+        self.partitions = None
         self._compare_with_saved_graph()
         if self.graph is not None:
             self.fit(optimizer)

@@ -210,17 +210,17 @@ class NGOptimizer(torch.optim.Optimizer):
         if not grads:
             self._attachment.refuse_sharded_later()
         looks = [joint.look(grads) for joint in self._attachment.together(self)]
-        shares = self._attachment.shares or ()
-        late = not looks and may_be_late(self, shares, grads)
+        partitions = self._attachment.partitions or ()
+        late = not looks and may_be_late(self, partitions, grads)
         gate = self._skips.later(grads, self) if late else None
         if (not late and self._skips.now(grads, looks, self)) or not (grads or looks):
             return
-        before = None if self._measured is None else copies_of(shares, grads)
-        stepped = update_groups(self, shares, grads, looks, self._notices, gate)
+        before = None if self._measured is None else copies_of(partitions, grads)
+        stepped = update_groups(self, partitions, grads, looks, self._notices, gate)
         if late:
             self._skips.made(stepped)
         if before is not None:
-            self._measured = ratios(shares, before)
+            self._measured = ratios(partitions, before)
 
     # ---- what it knows
 
@@ -280,7 +280,7 @@ class NGOptimizer(torch.optim.Optimizer):
             )
             if without_effect is not None:
                 self._notices.once("foreign", without_effect)
-        complete = bool(self.param_groups) and self._attachment.shares is not None
+        complete = bool(self.param_groups) and self._attachment.partitions is not None
         super().add_param_group(param_group)
         self._attachment.remember(self)
         if complete:
@@ -348,7 +348,7 @@ class NGOptimizer(torch.optim.Optimizer):
         kept, skipped = state.pop("_attachment", None), state.pop("_skipped", 0)
         super().__setstate__(state)
         if kept is None:
-            self._attachment.shares = None
+            self._attachment.partitions = None
         else:
             self._ranks, self._measured = Ranks(), None
             self._skips = Skips(self._ranks, self._notices, skipped)

@@ -14,7 +14,7 @@ from ngopt.optim.attach.groups import shapes_of
 from ngopt.optim.attach.names import is_generated
 from ngopt.optim.attachment import Attachment
 from ngopt.optim.notices import Notices
-from ngopt.optim.saving.state import ENTRY, Extra, layout_of, pack_extra, pack_text, restore
+from ngopt.optim.saving.state import ENTRY, ExtraState, layout_of, pack_extra_state, pack_text, restore
 from ngopt.optim.saving.validation import check_state_dict
 from ngopt.optim.sharded.state import forms, portable
 
@@ -37,7 +37,7 @@ class Packing:
         for spread in self._spreads:
             layout |= {self._places[spread.params[name]]: own for name, own in forms(spread).items()}
         shapes, layout = shapes_of(optimizer.param_groups), dict(sorted(layout.items()))
-        self._extra = Extra(attachment.rule, shapes, graph, layout, skipped_steps)
+        self._extra = ExtraState(attachment.rule, shapes, graph, layout, skipped_steps)
 
     def __call__(self, _: Optimizer, packed: dict[str, Any]) -> None:
         """See `torch.optim.Optimizer.register_state_dict_post_hook`."""
@@ -46,7 +46,7 @@ class Packing:
                 place = self._places[param]
                 packed["state"][place] = portable(spread, name, packed["state"][place])
         packed["state"] = {number: packed["state"][number] for number in sorted(packed["state"])}
-        packed[ENTRY] = pack_extra(self._extra)
+        packed[ENTRY] = pack_extra_state(self._extra)
         packed["param_groups"][-1][ENTRY] = pack_text(self._extra)  # for those that keep torch's two entries only
 
 
@@ -61,7 +61,7 @@ class Loading:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self.extra: Extra | None = None
+        self.extra: ExtraState | None = None
         self._packed: dict[str, Any] = {}
         self._names = [group["param_names"] for group in optimizer.param_groups]
 

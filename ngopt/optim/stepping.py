@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ngopt.optim.attach.match import Share
+from ngopt.optim.attach.match import Partition
 from ngopt.optim.attach.options import check_gradient
 from ngopt.optim.attachment import Attachment
 from ngopt.optim.fast.stack import Cohorts
@@ -30,12 +30,12 @@ def gradients(optimizer: Optimizer, attachment: Attachment) -> dict[str, Tensor]
         RuntimeError: A gradient is sparse.
     """
     attachment.follow(optimizer)
-    groups, shares = optimizer.param_groups, attachment.shares
-    if shares is None or not groups[0]["step"] or _lack_state(optimizer, shares):
-        shares = attachment.fit(optimizer, [p for group in groups for p in group["params"] if p.grad is not None])
+    groups, partitions = optimizer.param_groups, attachment.partitions
+    if partitions is None or not groups[0]["step"] or _lack_state(optimizer, partitions):
+        partitions = attachment.fit(optimizer, [p for group in groups for p in group["params"] if p.grad is not None])
     grads = {}
-    for share in shares:
-        for key, (index, param) in share.params.items():
+    for partition in partitions:
+        for key, (index, param) in partition.params.items():
             if param.grad is not None:
                 check_gradient(key, param.grad)
                 grad = local_gradient(param)
@@ -43,14 +43,14 @@ def gradients(optimizer: Optimizer, attachment: Attachment) -> dict[str, Tensor]
     return grads
 
 
-def _lack_state(optimizer: Optimizer, shares: Iterable[Share]) -> bool:
-    params = (param for share in shares for _, param in share.params.values())
+def _lack_state(optimizer: Optimizer, partitions: Iterable[Partition]) -> bool:
+    params = (param for partition in partitions for _, param in partition.params.values())
     return any(param.grad is not None and not optimizer.state.get(param) for param in params)
 
 
 def update_groups(
     optimizer: Optimizer,
-    shares: Iterable[Share],
+    partitions: Iterable[Partition],
     grads: Mapping[str, Tensor],
     looks: Iterable[Look],
     notices: Notices,
@@ -60,9 +60,9 @@ def update_groups(
 
     Args:
         optimizer: Its groups and state.
-        shares: What is stepped.
+        partitions: What is stepped.
         grads: Gradients by name on the graph.
-        looks: At the gradients of the shares that are sharded.
+        looks: At the gradients of the partitions that are sharded.
         notices: Where it warns.
         gate: Whether to change anything but counts; see `ngopt.optim.skips`.
 
@@ -78,44 +78,53 @@ def update_groups(
             f"Step {step + 1} is past total_steps={total_steps}, where the built-in schedule has fallen to zero: "
             "weights do not change any more. Give total_steps= the length of the whole run.",
         )
-    sharded = {id(look.spread.share): look for look in looks}
+    sharded = {id(look.spread.partition): look for look in looks}
     stepped = []
-    for share in shares:
+    for partition in partitions:
         rest: dict[str, Any] = dict(
             step=step,
             total_steps=total_steps,
             scheduled=scheduled,
-            lr={key: lrs[index] for key, (index, _) in share.params.items()},
-            weight_decay={key: decays[index] for key, (index, _) in share.params.items()},
+            lr={key: lrs[index] for key, (index, _) in partition.params.items()},
+            weight_decay={key: decays[index] for key, (index, _) in partition.params.items()},
         )
-        mine = {key: grads[key] for key in share.params if key in grads}
-        if (look := sharded.get(id(share))) is not None:
+        mine = {key: grads[key] for key in partition.params if key in grads}
+        if (look := sharded.get(id(partition))) is not None:
             sharded_update_(look, state, **rest)
         elif mine:
-            own = _state_of(share, optimizer)
-            update_(share.rule, share.graph, share.readable, mine, own, cohorts=share.cohorts, gate=gate, **rest)
-            stepped.append(share.cohorts)
+            own = _state_of(partition, optimizer)
+            update_(
+                partition.rule,
+                partition.graph,
+                partition.readable,
+                mine,
+                own,
+                cohorts=partition.cohorts,
+                gate=gate,
+                **rest,
+            )
+            stepped.append(partition.cohorts)
     for group in groups:
         group["step"] += 1
     return stepped
 
 
-def may_be_late(optimizer: Optimizer, shares: Iterable[Share], grads: Mapping[str, Tensor]) -> bool:
+def may_be_late(optimizer: Optimizer, partitions: Iterable[Partition], grads: Mapping[str, Tensor]) -> bool:
     """Whether a step can have a gate: all of it is on one CUDA device, and waits for nothing else."""
     devices = {grad.device for grad in grads.values()}
     if len(devices) != 1 or devices.pop().type not in LATE:
         return False
-    parts = [(share, [key for key in share.params if key in grads]) for share in shares]
+    parts = [(partition, [key for key in partition.params if key in grads]) for partition in partitions]
     return all(
-        share.cohorts.ripe(share.graph, names, _state_of(share, optimizer), share.rule.config)
-        for share, names in parts
+        partition.cohorts.ripe(partition.graph, names, _state_of(partition, optimizer), partition.rule.config)
+        for partition, names in parts
         if names
     )
 
 
-def _state_of(share: Share, optimizer: Optimizer) -> dict[str, ParamState]:
+def _state_of(partition: Partition, optimizer: Optimizer) -> dict[str, ParamState]:
     state = optimizer.state
-    return {key: state[param] for key, (_, param) in share.params.items() if param in state}
+    return {key: state[param] for key, (_, param) in partition.params.items() if param in state}
 
 
 def _finite(group: Mapping[str, Any], option: str) -> float:

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from ngopt.graph.export import table
 from ngopt.graph.sharding import local
-from ngopt.optim.attach.match import Share
+from ngopt.optim.attach.match import Partition
 from ngopt.optim.attach.options import SHARED
 from ngopt.optim.rule.controls import EXPONENT, LOG_GAIN
 from ngopt.optim.rule.plan import ParamPlan
@@ -55,28 +55,28 @@ class ParamSummary:
 
 
 def summarise(
-    shares: Iterable[Share], state: Mapping[Tensor, Mapping[str, Tensor]], measured: Mapping[str, float]
+    partitions: Iterable[Partition], state: Mapping[Tensor, Mapping[str, Tensor]], measured: Mapping[str, float]
 ) -> list[ParamSummary]:
     """All parameters of an optimizer, in its order.
 
     Args:
-        shares: Its shares of the graph.
+        partitions: Its partitions of the graph.
         state: Its state by parameter.
         measured: Update-to-weight ratios by name.
     """
     found = []
-    for share in shares:
-        plans = share.plans(state)
-        for name, (index, param) in share.params.items():
-            row = _summarise_one(plans[name], param, state.get(param, {}), share, measured.get(name))
+    for partition in partitions:
+        plans = partition.plans(state)
+        for name, (index, param) in partition.params.items():
+            row = _summarise_one(plans[name], param, state.get(param, {}), partition, measured.get(name))
             found.append((index, row))
     return [row for _, row in sorted(found, key=lambda entry: entry[0])]
 
 
 def _summarise_one(
-    plan: ParamPlan, param: Tensor, own: Mapping[str, Tensor], share: Share, ratio: float | None
+    plan: ParamPlan, param: Tensor, own: Mapping[str, Tensor], partition: Partition, ratio: float | None
 ) -> ParamSummary:
-    config, steps = share.rule.config, int(own["step"]) if own else 0
+    config, steps = partition.rule.config, int(own["step"]) if own else 0
     own = own if "initial_rms" in own else {}  # what another rank steps, it alone knows
     size = float(step_scale(plan, config, own["initial_rms"] if own else 0.0)) * config.step_size
     guard = float(own["guard"]) if own and float(own["step"]) else 1.0  # the first step finds it
@@ -140,17 +140,22 @@ def write_scalars(writer: Any, step: int, rows: list[ParamSummary], skipped_step
     writer.add_scalar("optimizer/parameters_off_graph", sum(not row.on_graph for row in rows), step)
 
 
-def copies_of(shares: Iterable[Share], names: Iterable[str]) -> dict[str, Tensor]:
+def copies_of(partitions: Iterable[Partition], names: Iterable[str]) -> dict[str, Tensor]:
     """Copies of weights, for `ratios`: of what is here, where they are sharded."""
     wanted = set(names)
-    return {key: local(p.detach()).clone() for share in shares for key, (_, p) in share.params.items() if key in wanted}
+    return {
+        key: local(p.detach()).clone()
+        for partition in partitions
+        for key, (_, p) in partition.params.items()
+        if key in wanted
+    }
 
 
-def ratios(shares: Iterable[Share], before: Mapping[str, Tensor]) -> dict[str, float]:
+def ratios(partitions: Iterable[Partition], before: Mapping[str, Tensor]) -> dict[str, float]:
     """Norm of the change of each weight, relative to the norm that it had; infinite for a weight that was zero."""
     found = {}
-    for share in shares:
-        for key, (_, param) in share.params.items():
+    for partition in partitions:
+        for key, (_, param) in partition.params.items():
             if key in before:
                 old, new = before[key].double(), local(param.detach()).double()
                 change, size = torch.linalg.vector_norm(new - old), torch.linalg.vector_norm(old)

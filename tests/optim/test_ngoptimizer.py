@@ -479,22 +479,22 @@ def test_autocast_and_grad_scaler() -> None:
 
 def test_devices_get_a_share_each() -> None:
     """The parameters of each device go into one update, with the part of the graph that lies there."""
-    from ngopt.optim.attach.match import share_out
+    from ngopt.optim.attach.match import partition_by_device
 
     model = make_mlp()
     graph = ngopt.trace(model, (batch(0)[0],))
     named = dict(model.named_parameters())
     moved = {name: nn.Parameter(p.to("meta")) if name.startswith("2") else p for name, p in named.items()}
     group = {"params": list(moved.values()), "param_names": list(moved)}
-    shares, off_graph = share_out([group], graph, moved, lively_rule())
+    partitions, off_graph = partition_by_device([group], graph, moved, lively_rule())
     assert off_graph == []
-    assert [share.device.type for share in shares] == ["cpu", "meta"]
-    assert [sorted(share.params) for share in shares] == [["0.bias", "0.weight"], ["2.bias", "2.weight"]]
-    assert [sorted(block.name for block in share.graph.blocks) for share in shares] == [
+    assert [partition.device.type for partition in partitions] == ["cpu", "meta"]
+    assert [sorted(partition.params) for partition in partitions] == [["0.bias", "0.weight"], ["2.bias", "2.weight"]]
+    assert [sorted(block.name for block in partition.graph.blocks) for partition in partitions] == [
         ["0.bias", "0.weight"],
         ["2.bias", "2.weight"],
     ]
-    assert {value.device.type for value in shares[1].rule.heads.parameters()} == {"meta"}
+    assert {value.device.type for value in partitions[1].rule.heads.parameters()} == {"meta"}
 
 
 def test_moving_the_model_after_building_the_optimizer() -> None:

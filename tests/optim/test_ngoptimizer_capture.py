@@ -415,11 +415,11 @@ def test_the_cost_of_a_step_follows_what_is_trained() -> None:
     model = nn.Sequential(base, nn.Linear(3, 3))
     optimizer = ngopt.NGOptimizer(model, rule=lively_rule())
     train(model, optimizer, [0])
-    assert [set(share.readable) for share in optimizer._attachment.shares] == [{"1.weight", "1.bias"}]
+    assert [set(partition.readable) for partition in optimizer._attachment.partitions] == [{"1.weight", "1.bias"}]
     base[2].requires_grad_(True)
     optimizer = ngopt.NGOptimizer(model, rule=lively_rule())
     train(model, optimizer, [0])
-    assert set(optimizer._attachment.shares[0].readable) == set(dict(model.named_parameters()))
+    assert set(optimizer._attachment.partitions[0].readable) == set(dict(model.named_parameters()))
 
 
 class ActorCritic(nn.Module):

@@ -13,7 +13,7 @@ from benchmarks.cost.plan import held_by
 from ngopt.optim.rule.config import UpdateConfig
 from ngopt.optim.rule.plan import ParamPlan, plan_graph
 from ngopt.optim.sharded.flows import to_holders, to_owners
-from ngopt.optim.sharded.layout import Box, Held, Piece, assign, divided
+from ngopt.optim.sharded.layout import Box, OwnedBox, Placement, assign, divided
 from tests.optim.sharded_networks import batch, make
 
 CONFIG = UpdateConfig()
@@ -66,7 +66,7 @@ def shapes_of(plans: dict[str, ParamPlan]) -> dict[str, tuple[int, ...]]:
     return {name: plan.block.shape for name, plan in plans.items() if plan.block is not None}
 
 
-def stacked(pieces: list[Piece]) -> dict[str, list[Piece]]:
+def stacked(pieces: list[OwnedBox]) -> dict[str, list[OwnedBox]]:
     """The pieces of each stack."""
     names = {piece.name for piece in pieces if piece.plan.groups > 1}
     return {name: [piece for piece in pieces if piece.name == name] for name in names}
@@ -122,7 +122,7 @@ def test_messages_carry_every_entry_once(experts: dict[str, ParamPlan], cut: int
             start[axis], sizes[axis] = at, size
             boxes.append(Box(tuple(start), tuple(sizes)))
             at += size
-        held[name] = Held.by_ranks(shape, 8, boxes)
+        held[name] = Placement.by_ranks(shape, 8, boxes)
     pieces, _ = assign(held, experts, 4, CONFIG.bases_every)
     for flows, end in ((to_owners(held, pieces), "target"), (to_holders(held, pieces), "source")):
         seen: dict[str, Tensor] = {name: torch.zeros(shape) for name, shape in shapes.items()}

@@ -56,8 +56,8 @@ def find_block(name: str, blocks: Mapping[str, ParamBlock]) -> ParamBlock | None
 
 
 @dataclass(frozen=True)
-class Share:
-    """One device's share of a step: what `ngopt.optim.update.update_` is called with."""
+class Partition:
+    """One device's partition of a step: what `ngopt.optim.update.update_` is called with."""
 
     device: torch.device
     graph: NeuralGraph | None
@@ -81,14 +81,14 @@ class Share:
         return plan_new(self.graph, shapes, begun, self.rule.config)
 
 
-def share_out(
+def partition_by_device(
     groups: Sequence[Mapping[str, Any]],  # param_groups of an optimizer, with "param_names"
     graph: NeuralGraph | None,
     named: Mapping[str, Tensor],
     rule: UpdateRule,
     strict: bool = True,
-) -> tuple[list[Share], list[str]]:
-    """Match parameters with the blocks of the graph, one share per device.
+) -> tuple[list[Partition], list[str]]:
+    """Match parameters with the blocks of the graph, one partition per device.
 
     A parameter is found by identity where the model's own names are known, and by its name in the group otherwise.
 
@@ -100,7 +100,7 @@ def share_out(
         strict: Whether a graph that does not fit is an error; otherwise what does not fit is on no graph.
 
     Returns:
-        The shares, and the names of the parameters that are on no graph.
+        The partitions, and the names of the parameters that are on no graph.
 
     Raises:
         GraphMismatchError: If ``strict``: a parameter does not have the shape that the graph says, or none is on it.
@@ -141,7 +141,7 @@ def share_out(
             readable.setdefault(block.name, own)
     readable = _affordable(readable)
     return [
-        Share(
+        Partition(
             device,
             restrict(graph, here, device) if graph is not None else None,
             rule if device.type == "cpu" else _moved(rule, device),

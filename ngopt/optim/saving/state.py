@@ -25,7 +25,7 @@ Layout = dict[int, dict[str, tuple[int, ...]]]  # place of a parameter -> entry 
 
 
 @dataclass(frozen=True)
-class Extra:
+class ExtraState:
     """The entry ``"ngopt"`` of a state dict, parsed."""
 
     rule: UpdateRule
@@ -35,7 +35,7 @@ class Extra:
     skipped_steps: int
 
 
-def pack_extra(extra: Extra) -> dict[str, Any]:
+def pack_extra_state(extra: ExtraState) -> dict[str, Any]:
     """To tensors, numbers and strings, which ``torch.load(weights_only=True)`` reads back."""
     return {
         "version": VERSION,
@@ -48,8 +48,8 @@ def pack_extra(extra: Extra) -> dict[str, Any]:
     }
 
 
-def unpack_extra(packed: Any) -> Extra:
-    """Inverse of `pack_extra`, everything checked.
+def unpack_extra_state(packed: Any) -> ExtraState:
+    """Inverse of `pack_extra_state`, everything checked.
 
     Raises:
         CheckpointError: Written by another version, or damaged; the message names the entry.
@@ -60,7 +60,7 @@ def unpack_extra(packed: Any) -> Extra:
         raise CheckpointError(
             f"The state was saved in version {packed.get('version')!r} of ngopt's format; this ngopt reads {VERSION}."
         )
-    if missing := [field.name for field in fields(Extra) if field.name not in packed]:
+    if missing := [field.name for field in fields(ExtraState) if field.name not in packed]:
         raise CheckpointError(f"{ENTRY!r} has no {listing(missing)}.")
     shapes, graph, layout = (parse_json_object(f"{ENTRY}.{key}", packed[key]) for key in ("shapes", "graph", "layout"))
     skipped = packed["skipped_steps"]
@@ -71,7 +71,7 @@ def unpack_extra(packed: Any) -> Extra:
     if not all(isinstance(own, dict) and place.isdecimal() for place, own in layout.items()):
         raise CheckpointError(f"{ENTRY}.layout must give the shapes of each parameter's state.")
     config = config_from_json(packed.get("config"))  # pyright: ignore[reportArgumentType]
-    return Extra(
+    return ExtraState(
         rule=rule_from_tensors(config, packed["rule"], f"{ENTRY}.rule").requires_grad_(False),
         shapes={name: _shape(f"{ENTRY}.shapes", shape) for name, shape in shapes.items()},
         graph=graph,
@@ -83,20 +83,20 @@ def unpack_extra(packed: Any) -> Extra:
     )
 
 
-def pack_text(extra: Extra) -> str:
+def pack_text(extra: ExtraState) -> str:
     """What is not of a parameter, as one string: it travels in a group where only torch's two entries are kept."""
     return json.dumps(
         {
             "version": VERSION,
             "config": config_to_json(extra.rule.config),
-            "rule": base64.b64encode(safetensors.torch.save(pack_extra(extra)["rule"])).decode(),
+            "rule": base64.b64encode(safetensors.torch.save(pack_extra_state(extra)["rule"])).decode(),
             "graph": json.dumps(extra.graph),
             "skipped_steps": extra.skipped_steps,
         }
     )
 
 
-def unpack_text(text: Any) -> Extra:
+def unpack_text(text: Any) -> ExtraState:
     """Inverse of `pack_text`, with no shapes and no layout.
 
     Raises:
@@ -107,7 +107,7 @@ def unpack_text(text: Any) -> Extra:
         rule = safetensors.torch.load(base64.b64decode(packed.get("rule", ""), validate=True))
     except (TypeError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{ENTRY}.rule is damaged ({error}).") from error
-    return unpack_extra({**packed, "rule": rule, "shapes": "{}", "layout": "{}"})
+    return unpack_extra_state({**packed, "rule": rule, "shapes": "{}", "layout": "{}"})
 
 
 def _shape(where: str, sizes: Any) -> tuple[int, ...]:

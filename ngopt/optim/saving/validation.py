@@ -20,7 +20,7 @@ from ngopt.graph.sharding import is_sharded, local
 from ngopt.optim.attach.match import listing
 from ngopt.optim.attach.options import SHARED, checked_group
 from ngopt.optim.rule.plan import AXES
-from ngopt.optim.saving.state import ENTRY, Extra, same_parameters, unpack_extra, unpack_text
+from ngopt.optim.saving.state import ENTRY, ExtraState, same_parameters, unpack_extra_state, unpack_text
 
 OPTIONS = ("lr", "weight_decay", "maximize", "total_steps", "schedule", "step")
 LARGEST_STEP = 2**53  # counts are exact up to here
@@ -31,7 +31,7 @@ def check_state_dict(
     packed: Any,
     shapes: Mapping[str, tuple[int, ...]],
     params: Sequence[Sequence[Tensor]],
-) -> Extra | None:
+) -> ExtraState | None:
     """Check all of a state dict.
 
     Args:
@@ -49,7 +49,7 @@ def check_state_dict(
     """
     groups = _check_form(packed)
     _check_ours(packed, groups)
-    extra = unpack_extra(packed[ENTRY]) if ENTRY in packed else None
+    extra = unpack_extra_state(packed[ENTRY]) if ENTRY in packed else None
     if extra is not None and (difference := same_parameters(extra.shapes, shapes)):
         raise GraphMismatchError(f"The state belongs to another model: {difference}. Load it into the same model.")
     numbers = _check_numbers(groups, [len(own) for own in params])
@@ -134,7 +134,7 @@ def _check_options(where: str, group: dict[str, Any]) -> None:
             raise CheckpointError(f"{where}[{key!r}]={value!r} is not finite.")
 
 
-def _check_state(state: Mapping[Any, Any], params: Mapping[int | str, Tensor], extra: Extra | None) -> None:
+def _check_state(state: Mapping[Any, Any], params: Mapping[int | str, Tensor], extra: ExtraState | None) -> None:
     """State of every parameter: known, complete, of the shapes that were written, finite."""
     if strangers := [key for key in state if not _is_key(key) or key not in params]:
         raise CheckpointError(f"state holds entries for unknown parameters: {listing(map(repr, strangers))}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ngopt.optim.sharded.layout import Box, Held, Piece
+from ngopt.optim.sharded.layout import Box, OwnedBox, Placement
 
 ALIGNED = 16  # bytes at which every part of a message begins, so that any number type can be read in place
 
@@ -39,7 +39,7 @@ class Flow:
         return -(-self.box.numel * self.itemsize // ALIGNED) * ALIGNED
 
 
-def to_owners(held: Mapping[str, Held], pieces: Sequence[Piece]) -> Iterator[Flow]:
+def to_owners(held: Mapping[str, Placement], pieces: Sequence[OwnedBox]) -> Iterator[Flow]:
     """Every box to the owner of the piece that it is in, from one rank that holds it."""
     for piece in pieces:
         own = held[piece.name]
@@ -47,7 +47,7 @@ def to_owners(held: Mapping[str, Held], pieces: Sequence[Piece]) -> Iterator[Flo
             yield Flow(piece.name, part, own.source(box, piece.owner), piece.owner, own.itemsize)
 
 
-def to_holders(held: Mapping[str, Held], pieces: Sequence[Piece]) -> Iterator[Flow]:
+def to_holders(held: Mapping[str, Placement], pieces: Sequence[OwnedBox]) -> Iterator[Flow]:
     """Every box from the owner of its piece to all ranks that hold it."""
     for piece in pieces:
         own = held[piece.name]
@@ -56,7 +56,7 @@ def to_holders(held: Mapping[str, Held], pieces: Sequence[Piece]) -> Iterator[Fl
                 yield Flow(piece.name, part, piece.owner, holder, own.itemsize)
 
 
-def to_reader(own: Held, name: str, pieces: Sequence[Piece], reader: int) -> Iterator[Flow]:
+def to_reader(own: Placement, name: str, pieces: Sequence[OwnedBox], reader: int) -> Iterator[Flow]:
     """All of a parameter to one rank: from the owners of its pieces; if it is not stepped, from those that hold it."""
     for piece in pieces:
         yield Flow(name, piece.box, piece.owner, reader, own.itemsize)

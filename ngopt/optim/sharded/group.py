@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ngopt.graph.sharding import local
 from ngopt.optim.attach.match import listing
-from ngopt.optim.sharded.layout import Box, Held
+from ngopt.optim.sharded.layout import Box, Placement
 from ngopt.optim.sharded.shards import box_of, mesh_ranks
 
 ALIKE = 1e-3  # relative difference between norms of replicas that training can have made
@@ -52,7 +52,7 @@ class Said:
 
 def meet(
     params: Mapping[str, Any], plain: Mapping[str, Tensor], graph: str, group: dist.ProcessGroup
-) -> tuple[dict[str, Held], bool]:
+) -> tuple[dict[str, Placement], bool]:
     """What all ranks hold, and whether they all captured the same graph. All ranks of the group call it.
 
     Raises:
@@ -79,7 +79,9 @@ def meet(
     held = {}
     for name, param in params.items():
         try:
-            held[name] = Held.by_ranks(param.shape, param.element_size(), [other.params[name][2] for other in said])
+            held[name] = Placement.by_ranks(
+                param.shape, param.element_size(), [other.params[name][2] for other in said]
+            )
         except ValueError as error:
             raise TypeError(
                 f"{name} is sharded as {param.placements} over {param.device_mesh}: {error}, not supported."

@@ -1,4 +1,4 @@
-"""The sharded shares of an optimizer, made ready by all ranks together."""
+"""The sharded partitions of an optimizer, made ready by all ranks together."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.graph.sharding import is_sharded
-from ngopt.optim.attach.match import Share, block_digests
+from ngopt.optim.attach.match import Partition, block_digests
 from ngopt.optim.sharded.look import Look
 from ngopt.optim.sharded.spread import Spread
 from ngopt.optim.sharded.state import States, prepare
 
 
 class Joint:
-    """A share over several ranks, with the state that this rank needs for it.
+    """A partition over several ranks, with the state that this rank needs for it.
 
     Args:
         spread: Who has what.
@@ -36,14 +36,14 @@ class Joint:
         return Look(self.spread, grads, self._initial)
 
 
-def has_shards(share: Share) -> bool:
-    """Whether a share has sharded parameters that are trained."""
-    return any(is_sharded(param) for _, param in share.params.values())
+def has_shards(partition: Partition) -> bool:
+    """Whether a partition has sharded parameters that are trained."""
+    return any(is_sharded(param) for _, param in partition.params.values())
 
 
-def spread_out(shares: Iterable[Share], graph: NeuralGraph | None) -> list[Spread]:
-    """The sharded ones of an optimizer's shares. All ranks call it."""
+def spread_out(partitions: Iterable[Partition], graph: NeuralGraph | None) -> list[Spread]:
+    """The sharded ones of an optimizer's partitions. All ranks call it."""
     digest = ""
     if graph is not None:
         digest = hashlib.sha256(json.dumps(block_digests(graph), sort_keys=True).encode()).hexdigest()
-    return [Spread(share, digest) for share in shares if has_shards(share)]
+    return [Spread(partition, digest) for partition in partitions if has_shards(partition)]

@@ -51,7 +51,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Held:
+class Placement:
     """Which ranks hold what of one parameter.
 
     Attributes:
@@ -65,7 +65,7 @@ class Held:
     boxes: Mapping[Box, tuple[int, ...]]
 
     @staticmethod
-    def by_ranks(shape: Sequence[int], itemsize: int, boxes: Sequence[Box | None]) -> Held:
+    def by_ranks(shape: Sequence[int], itemsize: int, boxes: Sequence[Box | None]) -> Placement:
         """From the box of each rank; None where it has nothing of the parameter.
 
         Raises:
@@ -77,7 +77,7 @@ class Held:
                 holders[box] = (*holders.get(box, ()), rank)
         if sum(box.numel for box in holders) != math.prod(shape):
             raise ValueError("its shards are not boxes that make up the whole")
-        return Held(tuple(shape), itemsize, holders)
+        return Placement(tuple(shape), itemsize, holders)
 
     def parts(self, box: Box) -> Iterator[tuple[Box, Box]]:
         """What of a box is held together, and the box that is held of which it is a part."""
@@ -100,7 +100,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Piece:
+class OwnedBox:
     """What one rank steps: some matrices of a stack, or a box of a parameter that is stepped entry by entry.
 
     No rank has two pieces of one parameter.
@@ -161,8 +161,8 @@ def divided(plan: ParamPlan, shape: tuple[int, ...], most: int) -> list[tuple[Bo
 
 
 def assign(
-    held: Mapping[str, Held], plans: Mapping[str, ParamPlan], ranks: int, bases_every: int
-) -> tuple[list[Piece], list[Load]]:
+    held: Mapping[str, Placement], plans: Mapping[str, ParamPlan], ranks: int, bases_every: int
+) -> tuple[list[OwnedBox], list[Load]]:
     """Pieces with owners such that no rank has much more to hold and to do than others, and what each rank has.
 
     The largest piece first, to the rank that has the least, of those that may have it (Graham 1969, "Bounds on
@@ -204,7 +204,7 @@ def assign(
         owning[name].add(owner)
         weight[owner] += share[i]
         loads[owner] = Load(loads[owner].state + load.state, loads[owner].flops + load.flops)
-    return [Piece(name, box, owners[i], plan) for i, (name, box, plan, *_) in enumerate(todo)], loads
+    return [OwnedBox(name, box, owners[i], plan) for i, (name, box, plan, *_) in enumerate(todo)], loads
 
 
 def _lightest(heap: list[tuple[float, int]], weight: Sequence[float], without: Collection[int]) -> int:

@@ -27,7 +27,7 @@ class Look(Alone):
     """A look at the gradients of one step. All ranks make it together.
 
     Args:
-        spread: The share.
+        spread: The partition.
         grads: What this rank has of them, by name.
         initial: Root mean squares of all initial weights, by name.
 
@@ -62,7 +62,7 @@ class Look(Alone):
 
     def _zeros(self, name: str) -> Tensor:
         size = self.spread.boxes[name].size
-        return torch.zeros(size, dtype=self.spread.dtypes[name], device=self.spread.share.device)
+        return torch.zeros(size, dtype=self.spread.dtypes[name], device=self.spread.partition.device)
 
     def _count(self, name: str) -> int:
         return math.prod(self.spread.held[name].shape)
@@ -133,10 +133,10 @@ class Look(Alone):
 
     def shared(self, said: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the readers and owners say, to all that step a part."""
-        spread, graph = self.spread, self.spread.share.graph
+        spread, graph = self.spread, self.spread.partition.graph
         on_graph = {block.name for block in graph.blocks} if graph is not None else set()
         names = [name for name in (*self.present, *spread.plain) if name in on_graph]
-        rows = torch.zeros(len(names), CONTROLS, dtype=torch.float64, device=spread.share.device)
+        rows = torch.zeros(len(names), CONTROLS, dtype=torch.float64, device=spread.partition.device)
         for i, name in enumerate(names):
             if name in said:
                 rows[i] = said[name]

@@ -1,4 +1,4 @@
-"""A share of a step whose parameters are spread over ranks: what is here, who steps what, and how it gets there."""
+"""A partition of a step whose parameters are spread over ranks: what is here, who steps what, and how it gets there."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ngopt.graph.sharding import is_sharded
-from ngopt.optim.attach.match import Share
+from ngopt.optim.attach.match import Partition
 from ngopt.optim.rule.plan import plan_new
 from ngopt.optim.sharded import flows
 from ngopt.optim.sharded.group import group_of, meet
-from ngopt.optim.sharded.layout import Box, Piece, assign
+from ngopt.optim.sharded.layout import Box, OwnedBox, assign
 from ngopt.optim.sharded.shards import box_of, comm_device
 from ngopt.optim.sharded.transport import Bucket, Transport, joined
 
 
 class Spread:
-    """One device's share of a network over the ranks that hold shards of it. All ranks of a mesh make it together.
+    """One device's partition of a network over the ranks that hold shards of it. All ranks of a mesh make it together.
 
     Args:
-        share: Parameters, graph and rule. Parameters that are not sharded are stepped by every rank for itself.
+        partition: Parameters, graph and rule. Parameters that are not sharded are stepped by every rank for itself.
         graph: Digest of the graph, to be compared between ranks.
 
     Attributes:
@@ -46,14 +46,14 @@ class Spread:
         TypeError: Shards of a parameter are not boxes, or the rule's encoder cannot be shared.
     """
 
-    def __init__(self, share: Share, graph: str) -> None:
-        self.share, self.config = share, share.rule.config
-        self.params: dict[str, Any] = {name: p for name, (_, p) in share.params.items() if is_sharded(p)}
-        self.plain = {name: p for name, (_, p) in share.params.items() if name not in self.params}
+    def __init__(self, partition: Partition, graph: str) -> None:
+        self.partition, self.config = partition, partition.rule.config
+        self.params: dict[str, Any] = {name: p for name, (_, p) in partition.params.items() if is_sharded(p)}
+        self.plain = {name: p for name, (_, p) in partition.params.items() if name not in self.params}
         self.frozen: dict[str, Any] = {
-            name: p for name, p in share.readable.items() if is_sharded(p) and name not in self.params
+            name: p for name, p in partition.readable.items() if is_sharded(p) and name not in self.params
         }
-        if not share.rule.neutral and self.config.messages and self.config.encoder != "neuron_mp":
+        if not partition.rule.neutral and self.config.messages and self.config.encoder != "neuron_mp":
             raise TypeError(
                 f"The rule's encoder, {self.config.encoder}, embeds every weight, and so cannot be used for sharded "
                 "parameters. Use a rule with encoder='neuron_mp'."
@@ -63,11 +63,11 @@ class Spread:
         self.transport = Transport(group, comm_device(list(everything.values()), dist.get_backend_config(group)))
         self.rank, self.ranks = self.transport.rank, self.transport.ranks
         self.held, self.agreed = meet(everything, self.plain, graph, group)
-        shapes = {name: tuple(param.shape) for name, (_, param) in share.params.items()}
-        self.plans = plan_new(share.graph, shapes, {}, self.config)
+        shapes = {name: tuple(param.shape) for name, (_, param) in partition.params.items()}
+        self.plans = plan_new(partition.graph, shapes, {}, self.config)
         trained = {name: self.held[name] for name in self.params}
         pieces, self.loads = assign(trained, self.plans, self.ranks, self.config.bases_every)
-        self.pieces: dict[str, list[Piece]] = {name: [] for name in everything}
+        self.pieces: dict[str, list[OwnedBox]] = {name: [] for name in everything}
         for piece in pieces:
             self.pieces[piece.name].append(piece)
         self.mine = {piece.name: piece for piece in pieces if piece.owner == self.rank}
@@ -82,7 +82,7 @@ class Spread:
     def _choose_readers(self) -> dict[str, int]:
         """Evenly among those that step or hold a part."""
         readers, load = {}, [0] * self.ranks
-        blocks = [block.name for block in self.share.graph.blocks] if self.share.graph is not None else []
+        blocks = [block.name for block in self.partition.graph.blocks] if self.partition.graph is not None else []
         for name in sorted(self.held.keys() & blocks, key=lambda name: (-max(self.held[name].shape, default=0), name)):
             if name in self.frozen:
                 may = [rank for ranks in self.held[name].boxes.values() for rank in ranks]
@@ -115,14 +115,14 @@ class Spread:
         have = {name: (self.boxes[name], tensors[name]) for name in names}
         for arrived in self.transport.move(self._route("owners", tuple(names)), self.dtypes, have):
             for name, boxes in arrived.items():
-                yield name, joined(boxes, self.mine[name].box).to(self.share.device)
+                yield name, joined(boxes, self.mine[name].box).to(self.partition.device)
 
     def to_holders(self, names: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """From the pieces that each rank steps, what this rank holds of the parameters."""
         have = {name: (self.mine[name].box, tensor) for name, tensor in tensors.items()}
         for arrived in self.transport.move(self._route("holders", tuple(names)), self.dtypes, have):
             for name, boxes in arrived.items():
-                yield name, joined(boxes, self.boxes[name]).to(self.share.device)
+                yield name, joined(boxes, self.boxes[name]).to(self.partition.device)
 
     def to_readers(self, names: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """From what each rank steps or holds, whole parameters that this rank reads; in the parameters' number type."""
@@ -130,7 +130,7 @@ class Spread:
         have = {name: (boxes[name], tensor) for name, tensor in tensors.items()}
         for arrived in self.transport.move(self._route("readers", tuple(names)), self.dtypes, have):
             for name, boxes in arrived.items():
-                yield name, joined(boxes, Box.of(self.held[name].shape)).to(self.share.device)
+                yield name, joined(boxes, Box.of(self.held[name].shape)).to(self.partition.device)
 
     def total(self, x: Tensor, op: str = "SUM") -> Tensor:
         """Sum, or ``op``, over all ranks, the same bits on all of them."""
@@ -149,7 +149,7 @@ class Spread:
         given = [x.detach().double().reshape(()) for x in row if isinstance(x, Tensor)]
         place = [i for i, x in enumerate(row) if isinstance(x, Tensor)]
         numbers = torch.tensor([0.0 if isinstance(x, Tensor) else x for x in row], dtype=torch.float64)
-        numbers = numbers.to(self.share.device)
+        numbers = numbers.to(self.partition.device)
         if given:
             numbers[place] = torch.stack([x.to(numbers.device) for x in given])
         return self.total(numbers, op)

@@ -47,14 +47,14 @@ def sharded_update_(
         scheduled: As in `ngopt.optim.update.update`.
     """
     spread, present = look.spread, look.present
-    rule, graph = spread.share.rule, spread.share.graph
+    rule, graph = spread.partition.rule, spread.partition.graph
     grads = dict(spread.to_owners(present, look.shards)) | look.plain
     states = {name: state[spread.params[name]] for name in present if name in spread.mine}
     states |= {name: state[spread.plain[name]] for name in look.plain}
     refresh = graph is not None and not rule.neutral and is_refresh(step, rule.config)
     weights = _weights_here(spread, {n: int(state[spread.params[n]]["step"]) + 1 for n in present}, refresh)
     factor = step_factor(rule, step, total_steps, scheduled)
-    rates, cohorts = {name: own * factor for name, own in lr.items()}, spread.share.cohorts
+    rates, cohorts = {name: own * factor for name, own in lr.items()}, spread.partition.cohorts
     done: dict[str, Tensor] = {}
     args = (rule, graph, weights, grads, states, step, total_steps, rates, weight_decay, cohorts, look)
     for change in changes_(*args):
@@ -77,14 +77,14 @@ def _weights_here(spread: Spread, counts: Mapping[str, int], refresh: bool) -> d
     """The weights that `changes_` asks for in this step: of matrices that turn a basis, or of all.
 
     Args:
-        spread: The share.
+        spread: The partition.
         counts: Number of this step, from 1, of each parameter with a gradient.
         refresh: Whether controls are computed.
     """
     wanted = [name for name in spread.params if refresh or (name in counts and _turns(spread, name, counts[name]))]
     here = dict(spread.to_owners(wanted, {name: local(spread.params[name].detach()) for name in wanted}))
     if refresh:
-        here |= {name: local(x.detach()) for name, x in spread.share.readable.items() if name not in spread.params}
+        here |= {name: local(x.detach()) for name, x in spread.partition.readable.items() if name not in spread.params}
     return here | {name: x for name, x in spread.plain.items() if not is_sharded(x)}
 
 
