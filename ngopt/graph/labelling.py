@@ -20,6 +20,7 @@ from ngopt.graph.neurons import ROLES, NeuronTable
 from ngopt.graph.rules import RULES  # noqa: F401  (importing the package registers the rules)
 from ngopt.graph.rules.movement import move
 from ngopt.graph.rules.pointwise import labels_in, pointwise, uniform
+from ngopt.graph.rules.positional import positional
 from ngopt.graph.rules.registry import Rule, find_rule
 
 MAX_CONSTANT = 1 << 22  # entries of constants that are evaluated
@@ -232,11 +233,7 @@ class Labeller:
                     "or trace with strict=False to freeze the neurons that it touches."
                 )
             self.result.unsupported.setdefault(name, path)
-        for x in inputs:
-            self.algebra.rigid(x)
-        tags = frozenset().union(*(x.tags for x in inputs))
-        out = [Label(shape, marks=axis_marks(shape), tags=tags) for shape in self.shapes]
-        return out if isinstance(self.node.meta["val"], list | tuple) else out[0]
+        return positional(self, *inputs)
 
     def _note_settings(self, args: Any, kwargs: Any) -> None:
         op = self.node.target

@@ -12,6 +12,7 @@ from ngopt.graph.rules import (  # noqa: F401  (importing them registers their r
     movement,
     normalisation,
     pointwise,
+    positional,
     recurrent,
     reduction,
     spatial,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,16 +43,53 @@ def embedding_bag(tracer: Tracer, weight: Label, index: Label, *args: Any, **kwa
     return [out, *rest]
 
 
+def indexed_axes(tracer: Tracer, indices: Sequence[Label | None]) -> tuple[list[int], bool]:
+    """Axes that ``x[indices]`` picks from, and whether by a mask: that takes as many axes as it has itself.
+
+    Args:
+        tracer: At a call whose second argument is these indices.
+        indices: Their labels.
+    """
+    axes: list[int] = []
+    axis, masked = 0, False
+    for index, node in zip(indices, tracer.node.args[1], strict=True):  # type: ignore[arg-type]
+        is_mask = index is not None and node.meta["val"].dtype == torch.bool  # type: ignore[union-attr]
+        width = index.ndim if is_mask else 1  # type: ignore[union-attr]
+        axes += range(axis, axis + width) if index is not None else ()
+        axis, masked = axis + width, masked or is_mask
+    return axes, masked
+
+
+def first_place(indexed: list[int]) -> int:
+    """Where the axes of an index stand in what was picked: in the place of axes side by side, else in front."""
+    return indexed[0] if indexed == list(range(indexed[0], indexed[-1] + 1)) else 0
+
+
+def _masked(tracer: Tracer, x: Label, indexed: list[int]) -> Label:
+    """As many entries as a mask lets through, of axes that are frozen."""
+    rest, first = tracer.algebra.reduce(x, indexed, keepdim=False), first_place(indexed)
+    place = tuple(tracer.shape[first : len(tracer.shape) - (rest.ndim - first)])
+    rest = tracer.algebra.reshape(rest, (*rest.shape[:first], *(1 for _ in place), *rest.shape[first:]))
+    out = tracer.algebra.combine(rest, shape=tracer.shape)
+    marks = axis_marks(tracer.shape, range(first, first + len(place)))
+    return Label(out.shape, out.fields, out.marks + marks, tags=x.tags | {"activation"})
+
+
 @rule(aten.index, aten._unsafe_index)
 def index(tracer: Tracer, x: Label, indices: list[Label | None]) -> Label:
     """``x[i, :, j]``. With constant indices the ids are picked alike; else the indexed axes are frozen."""
-    indexed = [axis for axis, i in enumerate(indices) if i is not None]
+    return _picked(tracer, x, indices, *indexed_axes(tracer, indices))
+
+
+def _picked(tracer: Tracer, x: Label, indices: list[Label | None], indexed: list[int], masked: bool) -> Label:
     given = [i for i in indices if i is not None]
     known = all(i.value is not None for i in given)
     if not known:
         for i in given:
             tracer.algebra.rigid(i)
         x = tracer.algebra.rigid(x, indexed)
+        if masked:
+            return _masked(tracer, x, indexed)
     picks = [
         None if i is None else i.value if i.value is not None else torch.zeros(i.shape, dtype=torch.long)
         for i in indices
@@ -60,16 +98,9 @@ def index(tracer: Tracer, x: Label, indices: list[Label | None]) -> Label:
     def pick(field: Tensor) -> Tensor:
         return torch.ops.aten.index(field.expand(x.shape), picks)
 
-    if any(i is not None and i.dtype == torch.bool for i in picks):
-        return (
-            tracer.algebra.rigid(Label(tracer.shape, tags=x.tags | {"activation"}))
-            if not known
-            else tracer.algebra.moved(x, tracer.shape, pick, lossless=False)
-        )
     out = tracer.algebra.moved(x, tracer.shape, pick, lossless=False)
     if not known:
-        rank = max(i.ndim for i in given)
-        first = indexed[0] if indexed == list(range(indexed[0], indexed[-1] + 1)) else 0
+        rank, first = max(i.ndim for i in given), first_place(indexed)
         marks = axis_marks(tracer.shape, range(first, first + rank))
         out = Label(out.shape, out.fields, out.marks + marks, tags=out.tags.union(*(i.tags for i in given)))
     return out
@@ -79,7 +110,7 @@ def index(tracer: Tracer, x: Label, indices: list[Label | None]) -> Label:
 def index_select(tracer: Tracer, x: Label, dim: int, picks: Label) -> Label:
     """`index` along one axis."""
     dim %= max(x.ndim, 1)
-    return index(tracer, x, [None] * dim + [picks])
+    return _picked(tracer, x, [*[None] * dim, picks], [dim], masked=False)
 
 
 @rule(aten.gather)
@@ -111,7 +142,7 @@ def scatter(tracer: Tracer, x: Label, *args: Any, **kwargs: Any) -> Label:
     algebra, name = tracer.algebra, tracer.node.target.overloadpacket.__name__  # type: ignore[union-attr]
     if name in ("index_put", "_unsafe_index_put"):
         indices, source = args[0], args[1]
-        dims = [axis for axis, i in enumerate(indices) if i is not None]
+        dims, _ = indexed_axes(tracer, indices)
         for i in indices:
             if i is not None:
                 algebra.rigid(i)

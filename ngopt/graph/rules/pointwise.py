@@ -26,6 +26,7 @@ def labels_in(args: Any) -> list[Label]:
 
 @rule(
     *(aten.clone, aten._to_copy, aten.native_dropout, aten.dropout, aten.contiguous, aten.lift_fresh_copy),
+    *(aten.complex, aten.polar),  # not tagged as pointwise
     aten.leaky_relu,  # not tagged as pointwise before torch 2.13
 )
 def pointwise(tracer: Tracer, *args: Any, **kwargs: Any) -> list[Label] | Label:
@@ -42,7 +43,7 @@ def pointwise(tracer: Tracer, *args: Any, **kwargs: Any) -> list[Label] | Label:
     return [out] * len(tracer.shapes) if len(tracer.shapes) > 1 else out
 
 
-@rule(aten.rand_like, aten.randn_like, aten.randint_like, aten.bernoulli)
+@rule(aten.rand_like, aten.randn_like, aten.randint_like)
 def noise(tracer: Tracer, x: Label, *args: Any, **kwargs: Any) -> Label:
     """Drawn position by position, whatever the ids are: every position has a draw of its own."""
     return Label(tracer.shape, marks=axis_marks(tracer.shape), tags=x.tags)
