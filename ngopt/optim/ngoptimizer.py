@@ -34,7 +34,7 @@ from ngopt.optim.stepping import gradients, may_be_late, update_groups
 from ngopt.optim.summary import ParamSummary, as_table, copies_of, ratios, short_form, summarise, write_scalars
 from ngopt.optim.update import DEFAULT_LR, UpdateRule
 
-_KEPT = ("_given_total_steps", "_notices")  # by copies, besides what `Attachment.kept` says
+_KEPT = ("_given_total_steps", "_notices", "_rates")  # by copies, besides what `Attachment.kept` says
 
 
 class NGOptimizer(torch.optim.Optimizer):
@@ -120,7 +120,7 @@ class NGOptimizer(torch.optim.Optimizer):
         rule = copy.deepcopy(rule if rule is not None else load_pretrained(pretrained)).requires_grad_(False)
         if not messages:
             rule.config = dataclasses.replace(rule.config, messages=False)
-        self._notices = Notices()
+        self._notices, self._rates = Notices(), options.Rates()
         self._attachment = Attachment(rule, roots, self._notices)
         self._ranks = Ranks(model)
         self._skips = Skips(self._ranks, self._notices)
@@ -216,7 +216,7 @@ class NGOptimizer(torch.optim.Optimizer):
         if (not late and self._skips.now(grads, looks, self)) or not (grads or looks):
             return
         before = None if self._measured is None else copies_of(partitions, grads)
-        stepped = update_groups(self, partitions, grads, looks, self._notices, gate)
+        stepped = update_groups(self, partitions, grads, looks, self._notices, self._rates, gate)
         if late:
             self._skips.made(stepped)
         if before is not None:

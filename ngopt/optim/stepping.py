@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ngopt.optim.attach.match import Partition
-from ngopt.optim.attach.options import check_gradient
+from ngopt.optim.attach.options import Rates, check_gradient
 from ngopt.optim.attachment import Attachment
 from ngopt.optim.fast.stack import Cohorts
 from ngopt.optim.notices import Notices
@@ -54,6 +54,7 @@ def update_groups(
     grads: Mapping[str, Tensor],
     looks: Iterable[Look],
     notices: Notices,
+    rates: Rates,
     gate: Tensor | None = None,  # bool []
 ) -> list[Cohorts]:
     """Write one step into weights, state and counts; returns what was stepped.
@@ -64,6 +65,7 @@ def update_groups(
         grads: Gradients by name on the graph.
         looks: At the gradients of the partitions that are sharded.
         notices: Where it warns.
+        rates: What ``lr`` has been so far.
         gate: Whether to change anything but counts; see `ngopt.optim.skips`.
 
     Raises:
@@ -78,6 +80,8 @@ def update_groups(
             f"Step {step + 1} is past total_steps={total_steps}, where the built-in schedule has fallen to zero: "
             "weights do not change any more. Give total_steps= the length of the whole run.",
         )
+    if (leftover := rates.explain_leftover(step, lrs)) is not None:
+        notices.once("lr", leftover)
     sharded = {id(look.spread.partition): look for look in looks}
     stepped = []
     for partition in partitions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 import ngopt
-from ngopt.optim.attach.options import LEFTOVER
+from ngopt.optim.attach.options import LEFTOVER, SLOW
 from ngopt.optim.update import DEFAULT_LR
 from tests.optim.ngoptimizer_cases import differing, make_mlp, train, weights
 
@@ -117,6 +118,36 @@ def test_a_small_lr_that_is_meant_is_not_warned_of() -> None:
     optimizer.param_groups[0]["lr"] = 1e-7
     ngopt.NGOptimizer(make_mlp(), lr=0.0, graph=False)
     ngopt.NGOptimizer(make_mlp(), lr=2.0 * LEFTOVER * DEFAULT_LR, graph=False)
+
+
+def run(optimizer: ngopt.NGOptimizer, rates: Iterable[float]) -> None:
+    """Steps at rates that the program sets itself."""
+    for rate in rates:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+            for param in group["params"]:
+                param.grad = torch.ones_like(param)
+        optimizer.step()
+
+
+def test_an_lr_of_another_optimizer_that_the_program_sets_is_warned_of_once() -> None:
+    """Programs write ``lr`` into the groups, as an annealed rate say; it is said when they barely trained."""
+    optimizer = ngopt.NGOptimizer(nn.Linear(2, 2), graph=False)
+    run(optimizer, [1e-3 * (1.0 - 1e-3 * step) for step in range(SLOW - 1)])
+    with pytest.warns(UserWarning, match=r"lr was 0.001 at most in the first 100 steps.*let it rise to 1") as caught:
+        run(optimizer, [1e-3] * 2 * SLOW)
+    assert len(caught) == 1
+
+
+def test_an_lr_that_was_ever_large_enough_is_not_warned_of() -> None:
+    optimizer = ngopt.NGOptimizer(nn.Linear(2, 2), graph=False, schedule="user")
+    run(optimizer, [1.0 - step / SLOW for step in range(SLOW)])  # falls to nothing
+    resumed = ngopt.NGOptimizer(nn.Linear(2, 2), graph=False)
+    run(resumed, [1.0] * (SLOW // 2))
+    again = ngopt.NGOptimizer(nn.Linear(2, 2), graph=False)
+    again.load_state_dict(resumed.state_dict())
+    run(again, [1e-3] * SLOW)
+    run(ngopt.NGOptimizer(nn.Linear(2, 2), graph=False), [0.0] * SLOW)
 
 
 def test_lr_is_a_multiplier_of_the_first_step() -> None:

@@ -17,6 +17,7 @@ from ngopt.optim.rule.config import DEFAULT_LR
 
 SCHEDULES = ("builtin", "user")
 SHARED = ("total_steps", "schedule", "step")  # group entries that are the same in every group
+SLOW = 100  # steps after which to say that lr was too small in all of them
 LEFTOVER = 0.03  # an lr of at most this share of the default was meant for another optimizer
 
 _INSTEAD = {
@@ -66,9 +67,30 @@ def explain_leftover(groups: Iterable[Mapping[str, Any]]) -> str | None:
         return None
     return (
         f"lr={largest:g} looks like a value for another optimizer. Here lr multiplies the rule's own step size: "
-        f"{DEFAULT_LR:g}, the default, suits most runs, and {largest:g} will barely train. Leave lr out, or set it in "
-        "optimizer.param_groups after construction if it is meant."
+        f"{DEFAULT_LR:g}, the default, suits most runs, and {largest:g} will barely train. Leave lr out."
     )
+
+
+class Rates:
+    """Looks whether the program itself sets an ``lr`` that was meant for another optimizer, in every step."""
+
+    def __init__(self) -> None:
+        self._largest = math.inf  # of this run; unknown in one that was resumed
+
+    def explain_leftover(self, step: int, rates: Iterable[float]) -> str | None:
+        """What to say where no ``lr`` of the first steps was large enough to train, or None.
+
+        Args:
+            step: Number of the step, from zero.
+            rates: ``lr`` of all groups in it.
+        """
+        self._largest = max(rates, default=0.0) if step == 0 else max(self._largest, *rates)
+        if step != SLOW - 1 or not 0.0 < self._largest <= LEFTOVER * DEFAULT_LR:
+            return None
+        return (
+            f"lr was {self._largest:g} at most in the first {SLOW} steps, which barely train. Here lr multiplies the "
+            f"rule's own step size: where the program or a scheduler sets it, let it rise to {DEFAULT_LR:g}."
+        )
 
 
 def refuse_flattened(tensors: Iterable[Tensor]) -> None:
