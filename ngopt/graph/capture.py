@@ -79,7 +79,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(undoing(module))
         try:
-            module.eval()
+            for part in module.modules():
+                part.training = False  # not by eval(): modules override it, and train()
             torch.backends.mha.set_fastpath_enabled(False)
             yield
         finally:

@@ -117,7 +117,9 @@ class Attachment:
     def _warn_off_graph(self) -> None:
         if self.graph is not None and self._off_graph:
             self._notices.once(
-                "off graph", f"{listing(self._off_graph)}: not on the neural graph; these take the per-tensor rule."
+                "off graph",
+                f"{listing(self._off_graph)}: not on the neural graph; these take the per-tensor rule. Where they "
+                "belong to a network, pass NGOptimizer(model, example_inputs=...) of a module whose forward uses them.",
             )
 
     # ---- which parameters

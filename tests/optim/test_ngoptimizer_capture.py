@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import inspect
 import pickle
 import random
 import warnings
@@ -155,7 +156,8 @@ def test_exporting_is_no_forward_pass() -> None:
     torch.export.export(model, (batch(0)[0],), dynamic_shapes=({0: torch.export.Dim("rows", min=2, max=64)},))
     for param in model.parameters():
         param.grad = torch.ones_like(param)
-    with pytest.warns(UserWarning, match="before any forward"):
+    optimizer.step()
+    with pytest.warns(UserWarning, match="No forward pass"):
         optimizer.step()
 
 
@@ -475,10 +477,10 @@ def train_policy(model: Policy, optimizer: ngopt.NGOptimizer) -> None:
         optimizer.step()
 
 
-def hidden_neurons(optimizer: ngopt.NGOptimizer) -> set[bool]:
-    """Whether the neurons at the rows of the trunk are frozen."""
+def hidden_neurons(optimizer: ngopt.NGOptimizer, name: str = "trunk.0.weight") -> set[bool]:
+    """Whether the neurons at the rows of a weight are frozen."""
     graph = optimizer.graph
-    (block,) = (block for block in graph.blocks if block.name == "trunk.0.weight")
+    (block,) = (block for block in graph.blocks if block.name == name)
     return {graph.group_of(int(node)).frozen for node in block.row_nodes.unique()}
 
 
@@ -530,6 +532,7 @@ def test_a_method_that_uses_parameters_alone_is_never_seen_to_run() -> None:
     model = Raw()
     optimizer = ngopt.NGOptimizer(model)
     model.scores(batch(0)[0]).square().mean().backward()
+    optimizer.step()
     with pytest.warns(UserWarning, match="needs a forward that calls that method"):
         optimizer.step()
     assert optimizer.graph is None
@@ -548,7 +551,7 @@ def test_a_part_that_is_called_later_joins_the_graph() -> None:
 
 
 def test_parts_of_a_module_whose_forward_never_runs() -> None:
-    """The graph is there from the second step on, with a warning at the first."""
+    """The graph is there from the second step on."""
 
     class Encoding(ActorCritic):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -557,15 +560,99 @@ def test_parts_of_a_module_whose_forward_never_runs() -> None:
     model = Encoding()
     optimizer = ngopt.NGOptimizer(model)
     x, _ = batch(0)
-    with pytest.warns(UserWarning, match="before any forward"):
-        model.act(x).mean().backward()
-        optimizer.step()
+    model.act(x).mean().backward()
+    optimizer.step()
     with pytest.warns(UserWarning, match="critics.*not on the neural graph"):  # it is not waited for without end
         for _ in range(12):
             model.act(x).mean().backward()
             optimizer.step()
     assert len(optimizer.graph.blocks) == 4
     assert hooks(model) == 0
+
+
+def call(model: nn.Module, index: int) -> None:
+    """Forward and back, with forward called as a method."""
+    x, y = batch(index)
+    model.zero_grad()
+    nn.functional.cross_entropy(model.forward(x), y).backward()
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_forward_called_as_a_method(part: bool) -> None:
+    """``net.forward(x)`` calls no hooks. It is seen from the second step on, and nothing is left of that."""
+    model = make_net()
+    whole = nn.ModuleDict({"net": model}) if part else model
+    optimizer = ngopt.NGOptimizer(whole)
+    signature = inspect.signature(model.forward)
+    for step in range(3):
+        call(model, step)
+        optimizer.step()
+        if step == 0:
+            assert inspect.signature(model.forward) == signature
+    assert {block.name for block in optimizer.graph.blocks} == set(dict(whole.named_parameters()))
+    assert hidden_neurons(optimizer, "net.wide.weight" if part else "wide.weight") == {False}
+    assert hooks(model) == 0
+    assert "forward" not in vars(model)
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_made_while_the_method_is_watched(how: str) -> None:
+    """It computes with its own weights, does not report, and is a plain module afterwards."""
+    model = make_net()
+    optimizer = ngopt.NGOptimizer(model)
+    call(model, 0)
+    optimizer.step()
+    assert "forward" in vars(model)
+    copied = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+    nn.init.zeros_(copied.head.weight)
+    out = copied.eval()(batch(0)[0])
+    assert torch.equal(out, copied.head.bias.expand_as(out))
+    assert "forward" not in vars(copied)
+    assert optimizer.graph is None
+    call(model, 1)
+    assert optimizer.graph is not None
+
+
+def test_another_stand_in_for_forward_is_left_alone() -> None:
+    """Such as one of accelerate's, before or after."""
+    model = make_net()
+    before, after = lambda *args: type(model).forward(model, *args), lambda *args: type(model).forward(model, *args)
+    model.forward = before
+    optimizer = ngopt.NGOptimizer(model)
+    call(model, 0)
+    optimizer.step()
+    assert model.forward is before
+    del model.forward
+    model.forward = after
+    for step in range(3):
+        model(batch(step)[0]).sum().backward()
+        optimizer.step()
+    assert optimizer.graph is not None
+    assert model.forward is after
+
+
+def test_a_module_with_a_train_of_its_own() -> None:
+    """Names such as ``train`` and ``eval`` are the program's."""
+
+    class Trainer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = make_mlp()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(x)
+
+        def train(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:  # pyright: ignore
+            return nn.functional.cross_entropy(self(x), y)
+
+        def eval(self) -> None:  # pyright: ignore
+            raise AssertionError
+
+    model = Trainer()
+    optimizer = ngopt.NGOptimizer(model)
+    model.train(*batch(0)).backward()
+    optimizer.step()
+    assert len(optimizer.graph.blocks) == 4
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -584,6 +671,18 @@ def test_parameters_of_several_modules(again: bool) -> None:
 def test_parameters_of_no_module_say_so() -> None:
     with pytest.warns(UserWarning, match="belong to no module"):
         ngopt.NGOptimizer([nn.Parameter(torch.zeros(3, 3))])
+
+
+def test_a_parameter_beside_a_model() -> None:
+    """A coefficient that is learned with a network leaves the network its graph."""
+    model, coefficient = make_mlp(), nn.Parameter(torch.tensor(0.1))
+    optimizer = ngopt.NGOptimizer([*model.parameters(), coefficient])
+    x, y = batch(0)
+    (coefficient * nn.functional.cross_entropy(model(x), y)).backward()
+    with pytest.warns(UserWarning, match=r"^param\.4: not on the neural graph.*per-tensor rule"):
+        optimizer.step()
+    assert {block.name for block in optimizer.graph.blocks} == set(dict(model.named_parameters()))
+    assert coefficient.item() != pytest.approx(0.1)
 
 
 def test_the_model_is_not_kept_alive() -> None:

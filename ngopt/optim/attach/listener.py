@@ -8,6 +8,7 @@ be interrupted, so inside ``torch.compile`` the hook notes shapes, dtypes and de
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,9 +37,9 @@ def why_no_graph(error: Exception) -> str:
     """What to say where `Listener.settle` found no graph."""
     if isinstance(error, NothingRan):
         return (
-            "step() came before any forward pass of the model or of its parts, so there is no neural graph yet; all "
-            "parameters take the per-tensor rule until one runs. Pass example_inputs= to trace at once. A model that "
-            "is used by another method than forward needs a forward that calls that method, to be traced as a whole."
+            "No forward pass of the model or of its parts was seen, so there is no neural graph yet; all parameters "
+            "take the per-tensor rule until one is. Pass example_inputs= to trace at once. A model that is used by "
+            "another method than forward needs a forward that calls that method, to be traced as a whole."
         )
     return (
         f"The neural graph could not be captured ({type(error).__name__}: {error}); all parameters take the "
@@ -60,7 +61,7 @@ class Listener:
         self._traced: tuple[str, ...] = ()  # paths of the modules that the last graph is of
         self._steps = 0
         self._hooks: dict[str, CallHook] = {}
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[RemovableHandle | ForwardMethod] = []
         weakref.finalize(self, _remove, self._handles).atexit = False
         for prefix, root in _with_prefixes(roots):
             self._listen_to(hook_points(root, prefix))
@@ -101,8 +102,11 @@ class Listener:
         if not outermost:
             if not stepping or self._traced:
                 return None
-            for prefix, root in _with_prefixes(self.roots):  # perhaps its parts are called one by one
-                self._listen_to(callable_parts(unwrap(root), prefix))
+            if self._steps == 1:  # perhaps forward is called as a method, or parts are called one by one
+                for prefix, root in _with_prefixes(self.roots):
+                    self._listen_to(callable_parts(unwrap(root), prefix))
+                self._handles += [ForwardMethod.watch(m, hook) for hook in self._hooks.values() if (m := hook.module)]
+                return None
             return NothingRan()
         if outermost != self._traced:
             self._traced = outermost
@@ -133,7 +137,7 @@ class Listener:
             return error
 
 
-def _remove(handles: list[RemovableHandle]) -> None:
+def _remove(handles: list[RemovableHandle | ForwardMethod]) -> None:
     while handles:
         handles.pop().remove()
 
@@ -212,6 +216,56 @@ class CallHook:
     def __reduce__(self) -> tuple:
         """An inert hook."""
         return (CallHook._inert, ())
+
+
+class ForwardMethod:
+    """Stands in for the ``forward`` of one module, and tells a hook of calls: ``net.forward(x)`` calls no hooks.
+
+    It is there only while no forward pass was seen by a hook. A copy, made with its module, knows no hook, and goes
+    when it is called.
+    """
+
+    def __init__(self, module: nn.Module, hook: CallHook | None = None) -> None:
+        self._module, self._hook = weakref.ref(module), hook
+
+    @classmethod
+    def watch(cls, module: nn.Module, hook: CallHook) -> ForwardMethod:
+        """Put one in the place of the method, unless something else is there."""
+        method = cls(module, hook)
+        if can_be_called(module) and not isinstance(module, torch.jit.ScriptModule):
+            module.__dict__.setdefault("forward", method)
+        return method
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The method, whose signature this has."""
+        module = self._module()
+        assert module is not None  # whose attribute this is
+        return functools.partial(type(module).forward, module)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the method."""
+        module, method = self._module(), self.__wrapped__
+        if self._hook is None or module is None:
+            self.remove()
+            return method(*args, **kwargs)
+        output = method(*args, **kwargs)
+        self._hook(module, args, kwargs, output)
+        return output
+
+    def remove(self) -> None:
+        """Give the place back."""
+        module = self._module()
+        if module is not None and module.__dict__.get("forward") is self:
+            del module.__dict__["forward"]
+
+    def __deepcopy__(self, memo: dict) -> ForwardMethod:
+        """Of the module that is copied with it."""
+        return type(self)(memo.get(id(self._module()), self._module()))
+
+    def __reduce__(self) -> tuple:
+        """Of the module that is pickled with it."""
+        return (type(self), (self._module(),))
 
 
 def _is_exporting() -> bool:

@@ -17,7 +17,8 @@ def owners(tensors: Sequence[Tensor]) -> list[nn.Module]:
     """The modules that hold the tensors as parameters, as few and as small as possible.
 
     One where one holds all of them: the smallest, but rather one that can be called (a `torch.nn.ModuleList` cannot).
-    Several, such as an encoder and a decoder, where none does. Empty where a tensor is in no module.
+    Several, such as an encoder and a decoder, where none does. Tensors that are in no module, such as a coefficient
+    that is learned beside a network, are left out; empty where all are.
     """
     wanted = {id(tensor) for tensor in tensors}
     own: dict[int, set[int]] = {}  # module -> wanted tensors that it holds itself
@@ -30,8 +31,7 @@ def owners(tensors: Sequence[Tensor]) -> list[nn.Module]:
             own[id(module)], candidates[id(module)] = mine, module
         for child in module._modules.values():
             parents.setdefault(id(child), []).append(module)
-    if not wanted or set[int]().union(*own.values()) != wanted:
-        return []
+    wanted = set[int]().union(*own.values())
     above = list(candidates.values())
     while above:
         for parent in parents.get(id(above.pop()), []):
