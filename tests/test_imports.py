@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # What knows nothing of networks.
-BASE = {f"ngopt.{name}" for name in ("cards", "command", "errors", "extras", "files", "tensor_files")}
+BASE = {f"ngopt.{name}" for name in ("cards", "command", "errors", "extras", "files", "tensor_files", "warn")}
 MAY_IMPORT = {  # package: what it may import of this repository, besides itself
     "ngopt/graph": BASE,
     "ngopt/encoder": BASE | {"ngopt.graph"},

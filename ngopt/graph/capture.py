@@ -29,6 +29,7 @@ from ngopt.graph.loops import rolled
 from ngopt.graph.outside import undoing
 from ngopt.graph.recording import Recording, record
 from ngopt.graph.recurrence import RecurrentLayersWhole
+from ngopt.warn import warn
 
 LONG = 1_000  # ops
 LONG_PER_TENSOR = 25  # ops for each parameter
@@ -135,13 +136,11 @@ def _record(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 def _warn_long(module: nn.Module, recording: Recording) -> None:
     """Only of loops: a deep network has few calls for each of its parameters, and needs them all."""
     if (count := len(recording.steps)) > max(LONG, LONG_PER_TENSOR * len(recording.names)):
-        warnings.warn(
+        warn(
             f"the forward pass of {type(module).__name__} is {count:,} ops long, as Python loops are, and no two "
             f"iterations are alike: tracing takes about {count * SECONDS_PER_OP:.0f} s, once. "
             "Shorter inputs usually have the same graph: NGOptimizer(model, graph=ngopt.trace(model, shorter_inputs)). "
             "Layers such as torch.nn.LSTM, and loops of equal iterations, cost the same at any length.",
-            UserWarning,
-            stacklevel=4,
         )
 
 

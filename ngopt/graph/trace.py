@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from ngopt.graph.outside import undoing
 from ngopt.graph.scaling import find_scalings
 from ngopt.graph.structure import Structure
 from ngopt.graph.symmetry import Symmetries
+from ngopt.warn import warn
 
 
 def trace(
@@ -111,11 +111,9 @@ def _traced(
         except Exception as error:
             if not program.is_whole:
                 raise _RestDiffersError from error
-            warnings.warn(
+            warn(
                 f"the symmetries of {type(model).__name__} could not be checked by numbers, since a copy of it does "
                 f"not run in float64 ({type(error).__name__}: {error}); they are what the rules say.",
-                UserWarning,
-                stacklevel=3,
             )
         else:
             if wrong and not program.is_whole:
@@ -128,21 +126,19 @@ def _traced(
 
 def _warn_unsupported(labelling: Labelling) -> None:
     for op, path in labelling.unsupported.items():
-        warnings.warn(
+        warn(
             f"op '{op}' (in module '{path or '<root>'}') has no rule: the neurons that it touches are frozen. "
             f"This is safe, but gives up their symmetry. Add a rule with @ngopt.graph.rule(torch.ops.{op}).",
             FrozenSymmetryWarning,
-            stacklevel=4,
         )
 
 
 def _warn_wrong(names: set[str]) -> None:
     if names:
-        warnings.warn(
+        warn(
             "some discovered symmetries failed their certificate and were frozen; parameters concerned: "
             f"{', '.join(sorted(names))}. A rule is wrong for this module: please report it.",
             FrozenSymmetryWarning,
-            stacklevel=4,
         )
 
 

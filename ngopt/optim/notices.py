@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from ngopt.warn import warn
 
 
 class Notices:
@@ -19,4 +19,4 @@ class Notices:
         """Warn, unless there was a warning of this topic."""
         if topic not in self.topics:
             self.topics.add(topic)
-            warnings.warn(message, UserWarning, stacklevel=3)
+            warn(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -310,6 +311,23 @@ def test_step_before_any_forward_warns_once_and_trains() -> None:
     train(model, optimizer, range(2))
     assert optimizer.graph is not None
     assert optimizer.param_groups[0]["step"] == 5
+
+
+def test_warnings_point_to_the_line_of_the_program() -> None:
+    """Not into ngopt or torch, through which they come in several ways."""
+    model, beside = make_mlp(), nn.Parameter(torch.ones(()))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ngopt.NGOptimizer(model, lr=1e-3, betas=(0.9, 0.99))
+        ngopt.NGOptimizer([{"params": model.parameters(), "betas": (0.9, 0.99)}])
+        ngopt.NGOptimizer([nn.Parameter(torch.ones(2))])
+        optimizer = ngopt.NGOptimizer([*model.parameters(), beside])
+        (beside * model(batch(0)[0]).sum()).backward()
+        optimizer.step()
+        beside.grad.fill_(float("nan"))
+        optimizer.step()
+    assert len(caught) == 6
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 def test_graph_of_another_model() -> None:
