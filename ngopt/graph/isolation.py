@@ -102,7 +102,8 @@ class _Copier:
             return self.note(original, self._script(original))
         kind: type[nn.Module] = _unsharded(type(original))
         is_compiled = kind.__name__ == "OptimizedModule"
-        copied = _Plain() if is_compiled else kind.__new__(kind)
+        # not the kind's own __new__: that of torch.fx makes another class, without the forward of this one
+        copied = _Plain() if is_compiled else object.__new__(kind)
         self.note(original, copied)
         attributes = {key: x for key, x in original.__dict__.items() if not key.startswith(_OF_SHARDING)}
         if is_compiled:

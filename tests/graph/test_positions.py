@@ -86,6 +86,14 @@ def test_distances():
     assert found[7, 1] == 1
 
 
+def test_fourier_transforms_leave_other_axes():
+    def filtered(net: Net, h: Tensor, _: Tensor) -> Tensor:
+        return net.head(torch.fft.irfft(torch.fft.rfft(h, dim=0) * net.centres[:5], n=len(h), dim=0))
+
+    assert sizes(filtered)[HIDDEN] == 1
+    assert sizes(lambda net, h, _: net.head(torch.fft.fft(h).real))[HIDDEN] == 0
+
+
 def test_complex_numbers_are_pointwise():
     assert sizes(lambda net, h, _: net.head(torch.polar(h, 0.1 * h).real + torch.complex(h, h).imag))[HIDDEN] == 1
 

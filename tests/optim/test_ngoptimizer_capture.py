@@ -399,6 +399,14 @@ def test_parameters_of_a_frozen_base() -> None:
     assert changed == {name for name, param in named.items() if param.requires_grad}
 
 
+def test_a_module_of_torch_fx() -> None:
+    """Its class is made for it alone, and has the forward pass."""
+    model = torch.fx.symbolic_trace(make_mlp())
+    optimizer = ngopt.NGOptimizer(model)
+    train(model, optimizer, range(2))
+    assert hidden_neurons(optimizer, "0.weight") == {False}
+
+
 def test_a_scripted_module() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what torch says of scripting

@@ -77,9 +77,10 @@ def with_index(tracer: Tracer, *args: Any, **kwargs: Any) -> list[Label]:
     aten.topk,
     aten.argmax,
     aten.argmin,
+    *(aten._fft_r2c, aten._fft_c2c, aten._fft_c2r),
 )
 def ordered(tracer: Tracer, *args: Any, **kwargs: Any) -> Label | list[Label]:
-    """The order along the axis counts, so its ids are frozen; other axes are untouched."""
+    """The order along the axes counts, so their ids are frozen; other axes are untouched."""
     given = call_arguments(tracer, args, kwargs)
     x, axes = args[0], axes_of(args[0], given.get("dim"))
     x = tracer.algebra.rigid(x, axes)

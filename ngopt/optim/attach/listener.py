@@ -38,8 +38,9 @@ def why_no_graph(error: Exception) -> str:
     if isinstance(error, NothingRan):
         return (
             "No forward pass of the model or of its parts was seen, so there is no neural graph yet; all parameters "
-            "take the per-tensor rule until one is. Pass example_inputs= to trace at once. A model that is used by "
-            "another method than forward needs a forward that calls that method, to be traced as a whole."
+            "take the per-tensor rule until one is. Pass NGOptimizer(model, example_inputs=...) to trace at once. A "
+            "model that is used by another method than forward needs a forward that calls that method, to be traced as "
+            "a whole."
         )
     return (
         f"The neural graph could not be captured ({type(error).__name__}: {error}); all parameters take the "
