@@ -128,7 +128,7 @@ SUITES: dict[str, Suite] = {
             "large": {"epochs": 20, "batch_size": 64, "warmup": 100},
             "full": {"epochs": 100, "batch_size": 128, "warmup": 1000},
         },
-        own={"neuron_flow": {"sign": True}},
+        own={"neuron_flow": {"options": {"statistics": True}}},
         noun="zoo",
         words=("run",),
         many=True,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ngopt.encoder.characters import PHASE, size
+from ngopt.encoder.characters import FREE, PHASE, size
 from ngopt.encoder.codes import IDENTITY
+from ngopt.encoder.entries import EntryReadout
 from ngopt.encoder.layout import check_params, require
 from ngopt.encoder.network_reader import NetworkReader, Params
 from ngopt.encoder.neuron_flow import Flow, NeuronFlow, Units
@@ -79,10 +81,11 @@ class FlowBase(NetworkReader):
     def units(self, walk: Walk, graph: NeuralGraph, params: Params) -> Units:
         """Raw weights, with factors; biases and norms at unit scale, but phases in radians."""
         like = walk.codes
-        weights, gains, vectors = [], [], []
+        weights, scales, gains, vectors = [], [], [], []
         for step in walk.steps:
             weights.append(step.block.to_matrix(require(params, step.block)).to(like))
-            unit = GAIN * step.block.fan_in**-0.5 / self.normaliser.scale(graph, step.block)
+            scales.append(1 / self.normaliser.scale(graph, step.block))
+            unit = GAIN * step.block.fan_in**-0.5 * scales[-1]
             turning = walk.kinds[step.rows] == PHASE
             gains.append(torch.where(turning, walk.omega[step.rows], unit).to(like))
         count = len(weights[0]) if weights else len(next(iter(params.values())))
@@ -90,7 +93,7 @@ class FlowBase(NetworkReader):
         for vector in walk.vectors:
             raw = vector.block.to_matrix(require(params, vector.block)).to(like)
             raw = raw.flatten(-4, -2)  # [net, row, tap]
-            if vector.free:
+            if vector.kinds <= {FREE}:
                 vectors.append(compressed(self.normaliser(graph, vector.block, raw)))
                 continue
             kinds = walk.kinds[vector.nodes]
@@ -98,7 +101,7 @@ class FlowBase(NetworkReader):
             radians = torch.where(turning, walk.omega[vector.nodes], 0.0) * raw.sum(-1)
             phase = phase.index_add(-1, vector.nodes, radians)
             vectors.append(torch.where(turning[:, None], 0.0, raw / self.normaliser.scale(graph, vector.block)))
-        return Units(weights, gains, vectors, phase)
+        return Units(weights, scales, gains, vectors, phase)
 
 
 class FlowReader(FlowBase):
@@ -112,6 +115,7 @@ class FlowReader(FlowBase):
         dropout: Of that MLP.
         sign: Whether sign, phase and scale symmetries that a graph knows of are kept to.
         probes: What the networks put out for learned inputs is given to that MLP too.
+        statistics: Whether what the entries of parameters are like is read as well, see `ngopt.encoder.entries`.
         options: Of `NeuronFlow`: ``bank``, ``back``.
     """
 
@@ -124,11 +128,13 @@ class FlowReader(FlowBase):
         dropout: float = 0.0,
         sign: bool = True,
         probes: OutputProbes | None = None,
+        statistics: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(graphs, sign)
         self.probes = probes
         self.encoder = NeuronFlow(width, **options)
+        self.entries = EntryReadout(width) if statistics else None
         extra = 0 if probes is None else probes.size
         ends = [len(walk_of(graph, "cpu", torch.float32).outputs) for graph in graphs]
         self.readout = FlowReadout(min(HEADS, max([1, *ends])), width, outputs, hidden, dropout, extra)
@@ -145,5 +151,8 @@ class FlowReader(FlowBase):
         """
         check_params(graph, params, lead=1)
         walk = self.walk(graph)
-        flow = self.encoder(walk, self.units(walk, graph, params))
+        units = self.units(walk, graph, params)
+        flow = self.encoder(walk, units)
+        if self.entries is not None:
+            flow = replace(flow, pooled=flow.pooled + self.entries(walk, units))
         return self.readout(walk, flow, *(() if self.probes is None else (self.probes(params),)))

@@ -42,16 +42,18 @@ MEMBERS = 32  # numbers that members of a block tell each other
 
 @dataclass(frozen=True)
 class Units:
-    """Raw parameters of a stack of networks, and the factors that bring them to the scale of features.
+    """Raw parameters of a stack of networks, and the factors that bring them to unit scale and to that of features.
 
     Attributes:
         weights: Of each step, ``[*net, group, row, col, tap]``.
+        scales: What brings these to unit scale.
         gains: Of each step, ``[row]``.
         vectors: Of each vector ``[*net, row, tap]``, scaled; zero for biases of neurons with a phase.
         phase: These, ``[*net, node]``, in radians.
     """
 
     weights: Sequence[Tensor]
+    scales: Sequence[Tensor | float]
     gains: Sequence[Tensor]
     vectors: Sequence[Tensor]
     phase: Tensor

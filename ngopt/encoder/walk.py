@@ -27,6 +27,7 @@ class Step:
         parts: Characters of ``read``.
         constant: Whether all of them are inputs, and so the same in all networks.
         linked: Whether any is a member of a block.
+        kinds: Characters at rows and columns.
         row_code: Code of each row, ``[group * row, BLOCK_CODE]``.
         col_code: Of each column, ``[group * col, PLACE]``.
         tap_code: Of each tap, ``[tap, TAP_CODE]``.
@@ -40,6 +41,7 @@ class Step:
     parts: Parts
     constant: bool
     linked: bool
+    kinds: frozenset[int]
     row_code: Tensor
     col_code: Tensor
     tap_code: Tensor
@@ -47,13 +49,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Vector:
-    """One parameter, or learned buffer, that belongs to neurons: node and code of each row, ``[row]``."""
+    """One parameter, or learned buffer, that belongs to neurons: node, code and characters of each row, ``[row]``."""
 
     block: ParamBlock
     nodes: Tensor
     code: Tensor
     tap_code: Tensor
-    free: bool  # whether no neuron has a symmetry of its own
+    kinds: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def _build(graph: NeuralGraph, device: torch.device, dtype: torch.dtype, symmetr
                 _parts(kinds[read], device),
                 bool(inputs[read].all()),
                 bool(torch.isin(read, links[0]).any()),
+                _found(kinds, block.row_nodes, block.col_nodes),
                 known.rows[block.name].to(dtype),
                 known.cols[block.name].to(dtype),
                 known.taps[block.name].to(dtype),
@@ -138,7 +141,7 @@ def _build(graph: NeuralGraph, device: torch.device, dtype: torch.dtype, symmetr
             block.row_nodes.flatten().to(device),
             known.rows[block.name].to(dtype),
             known.taps[block.name].to(dtype),
-            bool((kinds[block.row_nodes.flatten().cpu()] == FREE).all()),
+            _found(kinds, block.row_nodes),
         )
         for block in vector_blocks(graph)
     ]
@@ -172,6 +175,10 @@ def _parts(kinds: Tensor, device: torch.device) -> Parts:
     if len(found) < 2:
         return tuple((kind, None) for kind in found)
     return tuple((kind, (kinds == kind).nonzero().flatten().to(device)) for kind in found)
+
+
+def _found(kinds: Tensor, *nodes: Tensor) -> frozenset[int]:
+    return frozenset(kind for some in nodes for kind in kinds[some.flatten().cpu()].unique().tolist())
 
 
 def _share(index: Tensor, count: int) -> Tensor:  # -> [node, 1]

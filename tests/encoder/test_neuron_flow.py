@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ngopt
+import ngopt.encoder.entries
 import ngopt.encoder.neuron_flow
 from ngopt.encoder import characters, metanetwork
 from ngopt.encoder.characters import FREE, PHASE, SCALE, SIGN
+from ngopt.encoder.entries import statistics
 from ngopt.testing import RandomNet
 from ngopt.testing.strategies import random_nets
 from tests.encoder.cases import (
@@ -83,8 +85,8 @@ def worst(x: State, y: State) -> float:
 def test_equal_networks_are_read_alike(name: str) -> None:
     _, _, graph, state = network(name)
     pair = stacked(state, changed(graph, state))
-    for back in (False, True):
-        first, second = flow(graph, back=back)(graph, pair)
+    for options in ({}, {"back": True}, {"statistics": True}):
+        first, second = flow(graph, **options)(graph, pair)
         assert differ(first, second) < EXACT
     first, second = flow(graph, sign=False)(graph, pair)
     assert differ(first, second) > 1e-3  # control: not told of the symmetries
@@ -108,14 +110,16 @@ def test_changes_transform_like_the_network(name: str, rounds: int, scale: float
 
 
 @settings(max_examples=max(8, settings.default.max_examples // 3))
-@given(NET, st.booleans(), st.booleans(), st.sampled_from(TASKS), st.integers(0, 99))
-def test_any_functions(functions: list[str], convolve: bool, bias: bool, task: str, seed: int) -> None:
+@given(NET, st.booleans(), st.booleans(), st.sampled_from(TASKS), st.booleans(), st.integers(0, 99))
+def test_any_functions(
+    functions: list[str], convolve: bool, bias: bool, task: str, statistics: bool, seed: int
+) -> None:
     """Permutations and scalings together, layers of different characters in one network."""
     graph, state = told(functions, convolve, bias)
     found = len(graph.scalings)
     assert found >= sum(name in ("tanh", "sin", "relu") for name in functions) - 2 * convolve * len(functions)
     state = drawn({name: torch.randn_like(x) for name, x in state.items()}, seed)
-    model = flow(graph, task, width=16, **({"rounds": 2} if task == "edit" else {}))
+    model = flow(graph, task, width=16, **({"rounds": 2} if task == "edit" else {"statistics": statistics}))
     if task == "edit":
         scale_changes(model, 0.1)
     for element in elements(graph, 1, 1):
@@ -152,6 +156,38 @@ def test_a_wrong_character_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(model.encoder._act.__func__, "__defaults__", (ngopt.encoder.neuron_flow.pair,))
     first, second = model(graph, stacked(state, changed(graph, state)))
     assert differ(first, second) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["tanh", "relu"])
+def test_statistics_that_know_more_than_they_may_are_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: signs where neurons are odd, and sizes where they can be scaled."""
+    _, _, graph, state = network(name)
+    model, pair = flow(graph, statistics=True), stacked(state, changed(graph, state))
+    monkeypatch.setattr(ngopt.encoder.entries, "SCALE", -1)
+    monkeypatch.setattr(ngopt.encoder.entries, "statistics", lambda x, signed: statistics(x, True))
+    first, second = model(graph, pair)
+    assert differ(first, second) > 1e-3
+
+
+def test_statistics_do_not_depend_on_the_order() -> None:
+    x = torch.randn(3, 50, dtype=torch.float64)
+    assert differ(statistics(x, True), statistics(x[:, torch.randperm(50)], True)) < 1e-12
+    assert differ(statistics(x, False), statistics(-x, False)) < 1e-12
+    assert differ(statistics(x, True), statistics(-x, True)) > 1e-2  # control
+    assert differ(statistics(x, False), statistics(1.5 * x, False)) > 1e-2  # control
+
+
+def test_statistics_see_what_sums_of_weights_do_not() -> None:
+    """Two networks whose layers compute the same sums of weights, from equal entries and from unequal ones."""
+    module = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+    graph, state = network_of(module, torch.randn(2, 2, dtype=torch.float64))
+    found = []
+    for spread in (0.0, 2.0):
+        entries = torch.tensor([1.0 + spread, 1.0 - spread], dtype=torch.float64)
+        found.append(statistics(entries.expand(4, 2).reshape(1, 8), True))
+    assert differ(found[0][..., -2], found[1][..., -2]) < 1e-12  # control: the mean is the same
+    assert differ(*found) > 0.1
+    assert flow(graph, statistics=True)(graph, stacked(state)).shape == (1, 10)
 
 
 @pytest.mark.parametrize("function", [characters.pair, characters.gates])
@@ -198,7 +234,7 @@ def test_dead_neurons_have_gradients() -> None:
         state | {"0.weight": state["0.weight"] * 0},
     ):
         leaves = {name: x.clone()[None].requires_grad_() for name, x in zeroed.items()}
-        result = flow(graph)(graph, leaves)
+        result = flow(graph, statistics=True)(graph, leaves)
         assert result.isfinite().all()
         assert all(x.isfinite().all() for x in torch.autograd.grad(result.square().sum(), list(leaves.values())))
 
