@@ -48,6 +48,8 @@ SHIFTED = {"cnn_generalization": ("tau", "τ-b", 3)}  # what is shown of other s
 
 INTERVALS = "In brackets 95 % bootstrap intervals over training runs of the networks, mean ends over seeds. "
 
+OTHERS = "† read other files of networks: made on another machine, which rounds differently, or with more fits. "
+
 
 def suite_page(suite: str, files: Iterable[dict[str, Any]]) -> str:
     """All tables of a suite.
@@ -139,10 +141,12 @@ def _table(suite: str, rows: list[Row]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     most = max(row["networks"]["test"] for row in rows)
     most_reads = max(reads(row) for row in rows)
+    latest = made(max(rows, key=lambda row: row["created"]))
     for (encoder, variant), runs in by_group(rows).items():
         read = runs[0]["networks"]["test"]
         cells = [
             f"{encoder} {variant}".strip()
+            + ("" if made(runs[0]) == latest else " †")
             + (f" (can read {read:,} of {most:,} test networks)" if read < most else "")
             + undertrained(runs, most_reads),
             *(cell(m, runs) for m in measures),
@@ -164,6 +168,7 @@ def _table(suite: str, rows: list[Row]) -> str:
         "test, which the best epoch by validation took once. Mean ± standard deviation over seeds; reads: training "
         "networks, each as often as it was read; seconds of training: of the processors, of the clock on a GPU. "
         f"{INTERVALS if any('intervals' in row for row in rows) else ''}"
+        f"{OTHERS if any(made(row) != latest for row in rows) else ''}"
         f"{'; '.join(sorted(machines))}; torch {', '.join(torches)}."
     )
 
@@ -171,6 +176,11 @@ def _table(suite: str, rows: list[Row]) -> str:
 def reads(row: Row) -> int:
     """Training networks that a run has read, each as often as it has."""
     return row.get("reads") or row["config"]["epochs"] * row["networks"]["train"]
+
+
+def made(row: Row) -> str | None:
+    """Which making of the networks a row has read, see `benchmarks.common.manifests.digest`; None in older rows."""
+    return row.get("networks_sha256")
 
 
 def undertrained(runs: list[Row], most: int) -> str:

@@ -104,6 +104,17 @@ def test_tables(folder: Path) -> None:
     sets = "mnist-dws, mnist-nfn, fashion-mnist-dws, fashion-mnist-nfn, cifar10-dws, cifar10-nfn"
     assert f"Not run at all: {sets}." in page
     assert "3.00" not in page  # size smoke
+    assert "†" not in page
+
+
+def test_rows_of_other_files_are_marked(tmp_path: Path) -> None:
+    """Numbers of zoos that were made on two machines stand in one table, and are not the same question."""
+    for encoder, networks in (("mlp", "a"), ("ng_t", "b"), ("ng_gnn", "b")):
+        config, row = run(encoder)
+        put(tmp_path, config, row | {"networks_sha256": networks, "created": f"2026-01-01T00:00:0{len(encoder)}"})
+    page = suite_page("inr_classification", report.result_files("inr_classification", tmp_path))
+    assert "| mlp † |" in page and "| ng_t |" in page and "| ng_gnn |" in page
+    assert "† read other files of networks" in page
 
 
 def test_tables_of_editing(folder: Path) -> None:
