@@ -30,6 +30,7 @@ from benchmarks.weight_space.samples import NOT_FINITE, Samples, Stack
 from meta_train.tensor_files import read_tensors
 from tests.benchmarks import zoo_cases
 from tests.benchmarks.weight_space_cases import killed_at
+from tests.graph.test_errors import reverse_cumulate
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 COMMON = {"suite": "cnn_generalization", "task": "accuracy", "size": "smoke"}
@@ -359,14 +360,14 @@ def test_files_that_are_no_predictors(tmp_path: Path) -> None:
 
 
 def test_networks_that_the_tracer_froze(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Sorting(torch.nn.Module):
+    class Unknown(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.layer = torch.nn.Linear(4, 10)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.ops.aten._cdist_forward(self.layer(x), self.layer(x), 2.0, None)
+            return reverse_cumulate(self.layer(x))
 
     predictor = Predictor(torch.nn.Linear(1, 1), Accuracy(0.0, 1.0), False, {})
     with pytest.raises(PredictorError, match="The tracer froze a part"):
-        predictor(Sorting(), torch.zeros(1, 4))
+        predictor(Unknown(), torch.zeros(1, 4))
