@@ -154,7 +154,10 @@ class Config:
         kinds = {"faithful": False, "activations": True}  # these change presets themselves
         preset = dataclasses.asdict(configure(**identity, **{name: getattr(self, name) for name in kinds})) | kinds
         idle = () if self.augment else MOTIONS  # say nothing about a run that does not move anything
-        return {name: v for name, v in dataclasses.asdict(self).items() if v != preset[name] and name not in idle}
+        mine = dataclasses.asdict(self)
+        mine["options"] = {k: v for k, v in self.options.items() if preset["options"].get(k) != v}
+        preset["options"] = {}
+        return {name: v for name, v in mine.items() if v != preset[name] and name not in idle}
 
     def variant(self) -> str:
         """The same in words, what does not change results left out: ``"faithful sign probes=64"``."""
@@ -191,7 +194,8 @@ def configure(**values: Any) -> Config:
     if values.get("faithful"):
         preset = preset | {"schedule": "constant", "amsgrad": True, "sign": False}
         preset |= suite.published if values["size"] == "full" else {}
-    return Config(**(preset | values))
+    options = {**preset.get("options", {}), **values.get("options", {})}
+    return Config(**(preset | values | {"options": options}))
 
 
 @cache

@@ -76,6 +76,21 @@ def test_variant_says_what_was_changed_and_nothing_else() -> None:
     assert configure(**base, precision="bf16", compile=True).variant() == ""  # the same up to rounding
 
 
+def test_options_come_on_top_of_those_of_the_preset() -> None:
+    """Also from a command line that names none, or another one."""
+    words = "--dataset small-mnist --encoder neuron_flow"
+    for more, options, variant in (
+        ("", {"statistics": True}, ""),
+        (" --option width=48", {"statistics": True, "width": 48}, "width=48"),
+        (" --option statistics=false", {"statistics": False}, "statistics=False"),
+    ):
+        parsed = vars(make_parser("cnn_generalization").parse_args((words + more).replace("dataset", "zoo").split()))
+        (config,) = read_configs("cnn_generalization", parsed)
+        assert (config.options, config.variant()) == (options, variant)
+        assert configure(**asdict(config)) == config  # as it is read from a row
+
+
+
 def test_settings_survive_json() -> None:
     config = settings(encoder="mlp_aug", options={"width": 8})
     assert configure(**json.loads(json.dumps(asdict(config)))) == config
