@@ -21,8 +21,8 @@ WIDTHS = (8, 16, 32, 48, 64, 96, 128, 256)
 
 @family("mlp")
 def mlp(generator: torch.Generator) -> Task:
-    """One to five layers of width 8 to 256, at 8 x 8 to 28 x 28 pixels."""
-    depth = integer(generator, 1, 6)
+    """One to eight layers of width 8 to 256, at 8 x 8 to 28 x 28 pixels."""
+    depth = integer(generator, 1, 9)
     size = choice(generator, (8, 8, 8, 12, 14, 28))
     most = 256 if size * size * depth <= 400 else 128 if size < 28 else 64
     widths = [choice(generator, [w for w in WIDTHS if w <= most]) for _ in range(depth - 1)]

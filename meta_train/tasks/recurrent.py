@@ -59,7 +59,7 @@ class Recurrent(nn.Module):
 @family("recurrent")
 def recurrent(generator: torch.Generator) -> Task:
     """One layer of width 16 to 48, on windows of 8 to 16 characters."""
-    kind = choice(generator, ("lstm", "lstm", "gru", "rnn"))
+    kind = choice(generator, ("lstm", "lstm", "gru", "gru", "rnn"))
     embedding, width = choice(generator, (8, 16, 24, 32)), choice(generator, (16, 24, 32, 48))
     context, batch = choice(generator, (8, 12, 16)), choice(generator, (8, 16, 32))
 
