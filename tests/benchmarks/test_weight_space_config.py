@@ -90,7 +90,6 @@ def test_options_come_on_top_of_those_of_the_preset() -> None:
         assert configure(**asdict(config)) == config  # as it is read from a row
 
 
-
 def test_settings_survive_json() -> None:
     config = settings(encoder="mlp_aug", options={"width": 8})
     assert configure(**json.loads(json.dumps(asdict(config)))) == config
