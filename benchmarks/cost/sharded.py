@@ -44,9 +44,9 @@ def measure(name: str, graph: ngopt.NeuralGraph | None = None) -> dict[str, Any]
         optimizer.zero_grad()
         model(ids).square().mean().backward()
         optimizer.step()
-        transport = optimizer.shares_over_ranks[0].transport
+        transport = optimizer.partitions_over_ranks[0].transport
         before = transport.sent_bytes + transport.got_bytes if step < 10 else before
-    spread = optimizer.shares_over_ranks[0]
+    spread = optimizer.partitions_over_ranks[0]
     pieces = [piece for own in spread.pieces.values() for piece in own]
     planned = bytes_of_a_step(spread.held, pieces, spread.ranks, spread.config.bases_every)
     return {

@@ -51,14 +51,13 @@ class EntryReadout(nn.Module):
     def forward(self, walk: Walk, units: Units) -> Tensor:  # -> [*net, width]
         """Read a stack of networks."""
         total = units.phase.new_zeros(*units.phase.shape[:-1], self.pool.shape[-1])
-        for k, (step, x, unit) in enumerate(zip(walk.steps, units.weights, units.scales, strict=True)):
-            if SCALE not in step.kinds:
-                found = self.weights(statistics((x * unit).flatten(-4), step.kinds <= {FREE}))
-                total = total + found @ self.pool[min(k, BANK - 1)]
-        for k, (vector, x) in enumerate(zip(walk.vectors, units.vectors, strict=True)):
-            if SCALE not in vector.kinds:
-                found = self.vectors(statistics(x.flatten(-2), vector.kinds <= {FREE}))
-                total = total + found @ self.pool_vectors[min(k, BANK - 1)]
+        raw = zip(walk.steps, units.weights, units.scales, strict=True)
+        weights = ((step.kinds, (x * unit).flatten(-4)) for step, x, unit in raw)
+        vectors = ((vector.kinds, x.flatten(-2)) for vector, x in zip(walk.vectors, units.vectors, strict=True))
+        for net, pool, parts in ((self.weights, self.pool, weights), (self.vectors, self.pool_vectors, vectors)):
+            for k, (kinds, entries) in enumerate(parts):
+                if SCALE not in kinds:
+                    total = total + net(statistics(entries, kinds <= {FREE})) @ pool[min(k, BANK - 1)]
         return total * max(1, len(walk.steps)) ** -0.5
 
 

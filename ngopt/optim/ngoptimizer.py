@@ -176,7 +176,7 @@ class NGOptimizer(torch.optim.Optimizer):
         return self._skips.count
 
     @property
-    def shares_over_ranks(self) -> list[Spread]:
+    def partitions_over_ranks(self) -> list[Spread]:
         """Who has what of sharded parameters; empty where there are none. All ranks ask together."""
         return [joint.spread for joint in self._attachment.together(self)]
 

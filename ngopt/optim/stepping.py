@@ -97,17 +97,9 @@ def update_groups(
             sharded_update_(look, state, **rest)
         elif mine:
             own = _state_of(partition, optimizer)
-            update_(
-                partition.rule,
-                partition.graph,
-                partition.readable,
-                mine,
-                own,
-                cohorts=partition.cohorts,
-                gate=gate,
-                **rest,
-            )
-            stepped.append(partition.cohorts)
+            rule, graph, cohorts = partition.rule, partition.graph, partition.cohorts
+            update_(rule, graph, partition.readable, mine, own, cohorts=cohorts, gate=gate, **rest)
+            stepped.append(cohorts)
     for group in groups:
         group["step"] += 1
     return stepped

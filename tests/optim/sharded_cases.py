@@ -119,7 +119,7 @@ def alike(
     shard(model)
     optimizer = new_optimizer(model, rule, graph=_graphs.get(name))
     train(name, model, optimizer, range(10))
-    spread = optimizer.shares_over_ranks[0]
+    spread = optimizer.partitions_over_ranks[0]
     before = spread.transport.sent_bytes
     train(name, model, optimizer, range(10, steps))
     captured, known = optimizer.graph, None if reference is None else reference.graph

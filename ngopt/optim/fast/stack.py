@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.rule.config import UpdateConfig
-from ngopt.optim.rule.direction import ParamState
+from ngopt.optim.rule.direction import OF_SIDES, ParamState
 from ngopt.optim.rule.plan import ParamPlan
 from ngopt.optim.rule.team import ALONE, Alone
 
@@ -114,7 +114,7 @@ class Cohort:
             parts = {
                 key: join(own, key).view(-1, *entry.shape[1:])
                 for key, entry in own[0].items()
-                if key.endswith(("_factor", "_basis", "_order"))
+                if key.endswith(OF_SIDES)
             }
             stacks.append(Stack(alike, [plans[name] for name in alike], slice(at, at + size), shape, parts))
             at += size

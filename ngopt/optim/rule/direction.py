@@ -49,6 +49,7 @@ from ngopt.optim.rule.plan import ParamPlan, Side
 
 ParamState = dict[str, Tensor]
 EPS = 3e-6  # beside roots of averages in units of the gradient: above what rounding leaves where there is no gradient
+OF_SIDES = ("_factor", "_basis", "_order")  # how entries of a state end that are of a side, and stacked by groups
 LEAST_UNIT = 1e-37  # a gradient below counts as zero; keeps 0 / 0 out
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ngopt.graph.sharding import local
-from ngopt.optim.rule.direction import ParamState, init_state, root_mean_square
+from ngopt.optim.rule.direction import OF_SIDES, ParamState, init_state, root_mean_square
 from ngopt.optim.saving.state import fit_state
 from ngopt.optim.sharded.shards import among, as_dtensor, part_of
 from ngopt.optim.sharded.spread import Spread
@@ -79,7 +79,7 @@ def portable(spread: Spread, name: str, own: ParamState) -> ParamState:
 
 def _is_stacked(key: str) -> bool:
     """Whether the first axis of an entry is that of the groups, where the parameter has sides."""
-    return key in AVERAGES or key.endswith(("_factor", "_basis", "_order"))
+    return key in AVERAGES or key.endswith(OF_SIDES)
 
 
 def _part(spread: Spread, name: str, key: str, values: Tensor) -> Tensor:
