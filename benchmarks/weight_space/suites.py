@@ -128,7 +128,8 @@ SUITES: dict[str, Suite] = {
             "large": {"epochs": 20, "batch_size": 64, "warmup": 100},
             "full": {"epochs": 100, "batch_size": 128, "warmup": 1000},
         },
-        own={"neuron_flow": {"options": {"statistics": True}}},
+        # Zoos have few training runs, which readers learn by heart: hence a small one, of what layers are like.
+        own={"neuron_flow": {"options": {"statistics": True, "apart": False, "width": 32, "dropout": 0.3}}},
         noun="zoo",
         words=("run",),
         many=True,

@@ -28,7 +28,8 @@ class FlowReadout(nn.Module):
     """One vector per network: what arrives at its outputs, and what its layers are like; then an MLP.
 
     Args:
-        heads: Mixtures of the outputs; as many as there are outputs keep all that arrives.
+        heads: Mixtures of the outputs; as many as there are outputs keep all that arrives. None: outputs are not told
+            apart, and only the power that arrives at them is kept.
         width: Of the embeddings.
         outputs: Size of the result.
         hidden: Width of the MLP.
@@ -38,12 +39,15 @@ class FlowReadout(nn.Module):
 
     def __init__(self, heads: int, width: int, outputs: int, hidden: int, dropout: float, extra: int = 0) -> None:
         super().__init__()
-        self.share = nn.Linear(IDENTITY, heads)
-        nn.init.normal_(self.share.weight, std=1.0 if heads > 1 else 0.01)
-        nn.init.constant_(self.share.bias, 1.0 if heads == 1 else 0.0)
-        self.norms = nn.ModuleList([nn.LayerNorm(heads * width), nn.LayerNorm(width)])
+        self.share = None
+        if heads:
+            self.share = nn.Linear(IDENTITY, heads)
+            nn.init.normal_(self.share.weight, std=1.0 if heads > 1 else 0.01)
+            nn.init.constant_(self.share.bias, 1.0 if heads == 1 else 0.0)
+        sizes = (max(1, heads) * width, width)
+        self.norms = nn.ModuleList([nn.LayerNorm(size) for size in sizes])
         self.mlp = nn.Sequential(
-            nn.Linear((heads + 1) * width + 2 + extra, hidden),
+            nn.Linear(sum(sizes) + 2 + extra, hidden),
             nn.SiLU(),
             nn.Dropout(dropout),
             nn.Linear(hidden, hidden),
@@ -54,8 +58,12 @@ class FlowReadout(nn.Module):
 
     def forward(self, walk: Walk, flow: Flow, *extra: Tensor) -> Tensor:  # -> [*net, outputs]
         """Read a stack of networks; ``extra`` ``[*net, number]`` is given to the MLP as it is."""
-        share = self.share(walk.identity[walk.outputs]) * max(1, len(walk.outputs)) ** -0.5  # [output, head]
-        arrived = (share.mT @ flow.z.index_select(-2, walk.outputs)).flatten(-2)
+        arrived = flow.z.index_select(-2, walk.outputs)
+        if self.share is None:
+            arrived = arrived.square().sum(-2) / max(1, len(walk.outputs))
+        else:
+            share = self.share(walk.identity[walk.outputs]) * max(1, len(walk.outputs)) ** -0.5  # [output, head]
+            arrived = (share.mT @ arrived).flatten(-2)
         parts = (arrived, flow.pooled)
         normed = [norm(part) for norm, part in zip(self.norms, parts, strict=True)]
         return self.mlp(torch.cat([*normed, *(size(part).log() for part in parts), *extra], dim=-1))
@@ -116,6 +124,8 @@ class FlowReader(FlowBase):
         sign: Whether sign, phase and scale symmetries that a graph knows of are kept to.
         probes: What the networks put out for learned inputs is given to that MLP too.
         statistics: Whether what the entries of parameters are like is read as well, see `ngopt.encoder.entries`.
+        apart: Whether outputs are told apart. What arrives at each tells one function from another, and a reader of few
+            networks learns these by heart; what layers are like holds for networks that see other data as well.
         options: Of `NeuronFlow`: ``bank``, ``back``.
     """
 
@@ -129,6 +139,7 @@ class FlowReader(FlowBase):
         sign: bool = True,
         probes: OutputProbes | None = None,
         statistics: bool = False,
+        apart: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(graphs, sign)
@@ -137,7 +148,8 @@ class FlowReader(FlowBase):
         self.entries = EntryReadout(width) if statistics else None
         extra = 0 if probes is None else probes.size
         ends = [len(walk_of(graph, "cpu", torch.float32).outputs) for graph in graphs]
-        self.readout = FlowReadout(min(HEADS, max([1, *ends])), width, outputs, hidden, dropout, extra)
+        heads = min(HEADS, max([1, *ends])) if apart else 0
+        self.readout = FlowReadout(heads, width, outputs, hidden, dropout, extra)
 
     def forward(self, graph: NeuralGraph, params: Params) -> Tensor:  # -> [net, output]
         """Read networks of one architecture, stacked.

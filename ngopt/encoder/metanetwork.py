@@ -227,8 +227,8 @@ def metanetwork(
         width: Of node embeddings; by default 96 (``"neuron_flow"``) or 64, and as published with ``faithful``.
         edge_width: Of edge embeddings, where edges have any.
         dropout: Of updates and readout.
-        options: Of the encoder: ``back``, ``bank``, of a reader ``statistics``, of an editor ``rounds``, ``sink``; or
-            ``layers``, ``ordered``, ``message``, ``attention``, ``heads``.
+        options: Of the encoder: ``back``, ``bank``, of a reader ``statistics``, ``apart``, of an editor ``rounds``,
+            ``sink``; or ``layers``, ``ordered``, ``message``, ``attention``, ``heads``.
 
     Returns:
         A `FlowReader`, `FlowEditor`, `Metanetwork` or `Published` one, all called with a graph and stacked parameters.

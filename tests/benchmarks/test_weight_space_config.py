@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.weight_space.cli import make_parser, read_configs
 from benchmarks.weight_space.config import ConfigError, configure
+from benchmarks.weight_space.suites import SUITES
 from tests.benchmarks.weight_space_cases import settings
 
 EDIT = {"suite": "inr_editing", "task": "dilation"}
@@ -79,10 +80,13 @@ def test_variant_says_what_was_changed_and_nothing_else() -> None:
 def test_options_come_on_top_of_those_of_the_preset() -> None:
     """Also from a command line that names none, or another one."""
     words = "--dataset small-mnist --encoder neuron_flow"
+    preset = SUITES["cnn_generalization"].own["neuron_flow"]["options"]
+    assert preset["statistics"] and preset["width"] != 48
     for more, options, variant in (
-        ("", {"statistics": True}, ""),
-        (" --option width=48", {"statistics": True, "width": 48}, "width=48"),
-        (" --option statistics=false", {"statistics": False}, "statistics=False"),
+        ("", preset, ""),
+        (" --option width=48", preset | {"width": 48}, "width=48"),
+        (" --option bank=2", preset | {"bank": 2}, "bank=2"),
+        (" --option statistics=false", preset | {"statistics": False}, "statistics=False"),
     ):
         parsed = vars(make_parser("cnn_generalization").parse_args((words + more).replace("dataset", "zoo").split()))
         (config,) = read_configs("cnn_generalization", parsed)
