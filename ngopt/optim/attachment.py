@@ -7,7 +7,7 @@ they meet. Groups and state stay in the optimizer, which is passed in.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,7 +83,9 @@ class Attachment:
             optimizer.state.clear()  # made anew by the first step, and not needed beside what tracing takes
             self.partitions = None
         with torch.inference_mode(False), torch.no_grad():
+            before = named_parameters(self._listener.roots)
             found = self._listener.settle(stepping=stepping)
+            self._rename(before, named_parameters(self._listener.roots))
             if isinstance(found, NeuralGraph):
                 self.adopt(optimizer, found)
             elif found is not None:
@@ -98,6 +100,12 @@ class Attachment:
         self.graph = graph
         self._compare_with_saved_graph()
         self.fit(optimizer, strict=strict)
+
+    def _rename(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+        """Parameters go by the names that another module has for them."""
+        if before.keys() != after.keys():
+            known = {id(param): self.named.get(name, param) for name, param in before.items()}
+            self.named = {name: known.get(id(param), param) for name, param in after.items()}
 
     def digests(self) -> dict[str, str]:
         """What a saved state belongs to."""
