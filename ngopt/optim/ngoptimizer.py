@@ -34,7 +34,7 @@ from ngopt.optim.stepping import gradients, may_be_late, update_groups
 from ngopt.optim.summary import ParamSummary, as_table, copies_of, ratios, short_form, summarise, write_scalars
 from ngopt.optim.update import DEFAULT_LR, UpdateRule
 
-_KEPT = ("_given_total_steps", "_notices", "_rates")  # by copies, besides what `Attachment.kept` says
+_KEPT = ("_given_total_steps", "_notices", "_others", "_rates")  # by copies, besides what `Attachment.kept` says
 
 
 class NGOptimizer(torch.optim.Optimizer):
@@ -112,6 +112,7 @@ class NGOptimizer(torch.optim.Optimizer):
         without_effect = options.check_foreign(foreign)
         if params is None:
             raise TypeError("NGOptimizer(None): pass a model, or parameters, or groups of parameters.")
+        self._others = options.keys_of_wrappers(params)
         if isinstance(params, nn.Module):
             model, params = params, unwrap(params).named_parameters()
         given, tensors = listed(params)
@@ -276,7 +277,7 @@ class NGOptimizer(torch.optim.Optimizer):
         self._catch_up()
         if isinstance(param_group, dict) and not isinstance(param_group["params"], set):
             param_group, without_effect = checked_new_group(
-                param_group, self.param_groups, self.defaults, self._attachment.named
+                param_group, self.param_groups, self.defaults, self._attachment.named, self._others
             )
             if without_effect is not None:
                 self._notices.once("foreign", without_effect)

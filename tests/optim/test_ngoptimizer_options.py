@@ -51,7 +51,9 @@ def test_one_warning_names_all_of_them() -> None:
 
 def test_options_that_are_off_are_not_worth_a_warning() -> None:
     """A factory that passes AdamW's defaults along asks for nothing."""
-    ngopt.NGOptimizer(make_mlp(), graph=False, amsgrad=False, foreach=None, fused=False, capturable=False)
+    off = dict(amsgrad=False, foreach=None, fused=False, capturable=False)
+    ngopt.NGOptimizer(make_mlp(), graph=False, **off)
+    ngopt.NGOptimizer([{"params": make_mlp().parameters(), **off}], graph=False)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ import gc
 import math
 import numbers
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ngopt.graph.sharding import is_sharded
 from ngopt.optim.rule.config import DEFAULT_LR
@@ -48,17 +49,35 @@ def check_foreign(options: Mapping[str, Any]) -> str | None:
     unknown = sorted(set(options) - WITHOUT_EFFECT)
     if unknown:
         raise TypeError(f"NGOptimizer has no option {', '.join(unknown)}. See help(ngopt.NGOptimizer).")
-    given = sorted(name for name, value in options.items() if value is not None and value is not False)
-    return without_effect(given)
+    return without_effect(options)
 
 
-def without_effect(names: Iterable[str]) -> str | None:
-    """A sentence on options of other optimizers, or None if there are none."""
-    names = sorted(names)
+def without_effect(options: Mapping[str, Any], own: Collection[str] = ()) -> str | None:
+    """A sentence on options of other optimizers that are on, or None if there are none.
+
+    Args:
+        options: Given to the constructor, or in a group.
+        own: Names that mean something to somebody else.
+    """
+    known = WITHOUT_EFFECT.difference(own)
+    names = sorted(
+        name for name, value in options.items() if name in known and value is not None and value is not False
+    )
     if not names:
         return None
     verb = "has" if len(names) == 1 else "have"
     return f"{', '.join(names)} {verb} no effect on NGOptimizer: the rule decides itself what they steer elsewhere."
+
+
+def keys_of_wrappers(params: Any) -> frozenset[str]:
+    """Names of what optimizers around this one keep in groups for themselves: they made it of their ``param_groups``.
+
+    Sharpness-aware minimisation, for one, has its ``rho`` there.
+    """
+    if not isinstance(params, list) or not any(isinstance(entry, Mapping) for entry in params):
+        return frozenset()
+    alive = (obj for obj in gc.get_objects() if issubclass(type(obj), Optimizer))
+    return frozenset[str]().union(*(obj.defaults for obj in alive if obj.__dict__.get("param_groups") is params))
 
 
 def explain_leftover(groups: Iterable[Mapping[str, Any]]) -> str | None:
