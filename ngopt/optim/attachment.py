@@ -27,7 +27,11 @@ from ngopt.optim.saving.state import fit_state
 from ngopt.optim.sharded.joint import Joint, has_shards, spread_out
 from ngopt.optim.sharded.state import counted
 
-PER_TENSOR = "they take the per-tensor rule. Pass the model itself, NGOptimizer(model), to use its graph."
+NO_MODULE = (
+    "The parameters belong to no module: they take the per-tensor rule. Pass the model itself, NGOptimizer(model), to "
+    "use its graph; or, for parameters of your own that its function is called with, their names there and its graph, "
+    "NGOptimizer(named.items(), graph=ngopt.trace(model, inputs))."
+)
 
 
 class Attachment:

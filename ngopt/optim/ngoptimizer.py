@@ -23,7 +23,7 @@ from ngopt.optim.attach import capture, options
 from ngopt.optim.attach.groups import checked_new_group
 from ngopt.optim.attach.listener import unwrap
 from ngopt.optim.attach.owner import listed, owners
-from ngopt.optim.attachment import PER_TENSOR, Attachment
+from ngopt.optim.attachment import NO_MODULE, Attachment
 from ngopt.optim.notices import Notices
 from ngopt.optim.ranks import Ranks
 from ngopt.optim.resume import Loading, Packing
@@ -147,7 +147,7 @@ class NGOptimizer(torch.optim.Optimizer):
         elif graph is False:
             self._attachment.fit(self)
         elif not roots:
-            self._notices.once("graph", f"The parameters belong to no module: {PER_TENSOR}")
+            self._notices.once("graph", NO_MODULE)
             self._attachment.fit(self)
         elif example_inputs is not None or example_kwargs is not None:
             if len(roots) > 1:

@@ -487,9 +487,34 @@ def test_a_scripted_module() -> None:
         warnings.simplefilter("ignore")  # what torch says of scripting
         model = torch.jit.script(make_mlp())
     optimizer = ngopt.NGOptimizer(model.parameters())
-    train(model, optimizer, [0])
+    train(model, optimizer, range(2))  # seen from the second step on, while the module that was scripted is alive
     assert len(optimizer.graph.blocks) == 4
     assert all(block.role != "unused" for block in optimizer.graph.blocks)
+
+
+def test_a_traced_module_can_be_given() -> None:
+    """Its class cannot be asked for its forward; building an optimizer must not fail of that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch says of tracing
+        model = torch.jit.trace(make_mlp(), batch(0)[0])
+    assert len(ngopt.NGOptimizer(model.parameters()).param_groups[0]["params"]) == 4
+
+
+def test_parameters_that_a_function_is_called_with() -> None:
+    """As with `torch.func.functional_call`: they are in no module, and what the warning says can be done."""
+    model, x = make_mlp(), batch(0)[0]
+    named = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    with pytest.warns(UserWarning, match=r"belong to no module.*NGOptimizer\(named.items\(\), graph="):
+        ngopt.NGOptimizer(named.items())
+    optimizer = ngopt.NGOptimizer(named.items(), graph=ngopt.trace(model, x))
+    assert hidden_neurons(optimizer, "0.weight") == {False}
+    losses = []
+    for _ in range(30):
+        losses.append(nn.functional.cross_entropy(torch.func.functional_call(model, named, x), batch(0)[1]))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_the_cost_of_a_step_follows_what_is_trained() -> None:

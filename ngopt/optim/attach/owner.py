@@ -7,6 +7,7 @@ the identity of their parameters.
 from __future__ import annotations
 
 import gc
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,8 @@ def callers(tensors: Iterable[Tensor]) -> list[nn.Module]:
 
 def can_be_called(module: nn.Module) -> bool:
     """Whether a module has a forward pass."""
-    return "forward" in module.__dict__ or type(module).forward is not nn.Module.forward
+    # not getattr: a module of torch.jit.trace has a forward that its class cannot be asked for
+    return "forward" in module.__dict__ or inspect.getattr_static(type(module), "forward") is not nn.Module.forward
 
 
 def listed(params: Any) -> tuple[Any, list[Tensor]]:
