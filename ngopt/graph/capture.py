@@ -27,6 +27,7 @@ from ngopt.errors import TraceError
 from ngopt.graph.isolation import detached, isolated
 from ngopt.graph.loops import rolled
 from ngopt.graph.outside import undoing
+from ngopt.graph.quantisation import WRITTEN_OUT
 from ngopt.graph.recording import Recording, record
 from ngopt.graph.recurrence import RecurrentLayersWhole
 from ngopt.warn import warn
@@ -207,4 +208,4 @@ def _sizes(node: fx.Node) -> list[Any]:
 @functools.cache
 def _decompositions() -> dict[Any, Any]:
     more = get_decompositions([torch.ops.aten._scaled_dot_product_flash_attention_for_cpu])
-    return {**core_aten_decompositions(), **more}
+    return {**core_aten_decompositions(), **more, **WRITTEN_OUT}

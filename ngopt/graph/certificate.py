@@ -22,6 +22,7 @@ from ngopt.errors import TraceError
 from ngopt.graph.capture import evaluating, output_tensors
 from ngopt.graph.isolation import detached, isolated
 from ngopt.graph.labelling import is_learned
+from ngopt.graph.quantisation import WRITTEN_OUT, drawn_setting, is_setting
 from ngopt.graph.recording import SeesAllOps, look_through
 from ngopt.graph.sharding import plain
 from ngopt.graph.symmetry import Generator, Symmetries
@@ -31,7 +32,10 @@ ROUNDING = 1e-10  # of a size: what differs by less differs by rounding alone
 
 
 class _NoDowncast(SeesAllOps):
-    """Conversions to shorter floats become conversions to float64, so that nothing is rounded."""
+    """Conversions to shorter floats become conversions to float64, so that nothing is rounded.
+
+    Ops that take no float64 are written out.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -39,7 +43,8 @@ class _NoDowncast(SeesAllOps):
             return look_through(self, func, args, kwargs)
         if kwargs.get("dtype") in (torch.float32, torch.float16, torch.bfloat16):
             kwargs["dtype"] = torch.float64
-        return func(*args, **kwargs)
+        run: Any = WRITTEN_OUT.get(func, func)
+        return run(*args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -88,6 +93,8 @@ def _draw(name: str, tensor: Tensor, seed: int) -> Tensor:
     count = min(tensor.numel(), 65537)
     normal = torch.randn(count, generator=rng, dtype=torch.float64, device=tensor.device)
     normal = normal.repeat(-(-tensor.numel() // max(count, 1)))[: tensor.numel()].reshape(tensor.shape)
+    if is_setting(name, tensor):
+        return drawn_setting(name, normal)
     if tensor.ndim >= 2:
         return normal.div_(max(1.0, (tensor.numel() / max(tensor.shape)) ** 0.5))
     if name.endswith("running_var"):

@@ -17,6 +17,7 @@ from ngopt.graph.capture import Program
 from ngopt.graph.conditional import Conditional, Legs, Retrace, grouped, paired, stacked
 from ngopt.graph.labels import Algebra, Label, axis_marks, compress, varying
 from ngopt.graph.neurons import ROLES, NeuronTable
+from ngopt.graph.quantisation import is_setting
 from ngopt.graph.rules import RULES  # noqa: F401  (importing the package registers the rules)
 from ngopt.graph.rules.movement import move
 from ngopt.graph.rules.pointwise import labels_in, pointwise, uniform
@@ -67,7 +68,8 @@ def label_program(module: nn.Module, program: Program, *, strict: bool) -> Label
 
 def is_learned(name: str, buffer: Tensor) -> bool:
     """Whether a buffer is learned (running statistics) rather than a constant (a table of positions)."""
-    return buffer.is_floating_point() and name.rsplit(".", 1)[-1] in LEARNED_BUFFERS
+    is_statistic = name.rsplit(".", 1)[-1] in LEARNED_BUFFERS or is_setting(name, buffer)
+    return buffer.is_floating_point() and is_statistic
 
 
 class Labeller:

@@ -7,7 +7,7 @@ they meet. Groups and state stay in the optimizer, which is passed in.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,11 @@ from ngopt.optim.saving.state import fit_state
 from ngopt.optim.sharded.joint import Joint, has_shards, spread_out
 from ngopt.optim.sharded.state import counted
 
-PER_TENSOR = "they take the per-tensor rule. Pass the model itself, NGOptimizer(model), to use its graph."
+NO_MODULE = (
+    "The parameters belong to no module: they take the per-tensor rule. Pass the model itself, NGOptimizer(model), to "
+    "use its graph; or, for parameters of your own that its function is called with, their names there and its graph, "
+    "NGOptimizer(named.items(), graph=ngopt.trace(model, inputs))."
+)
 
 
 class Attachment:
@@ -83,7 +87,9 @@ class Attachment:
             optimizer.state.clear()  # made anew by the first step, and not needed beside what tracing takes
             self.partitions = None
         with torch.inference_mode(False), torch.no_grad():
+            before = named_parameters(self._listener.roots)
             found = self._listener.settle(stepping=stepping)
+            self._rename(before, named_parameters(self._listener.roots))
             if isinstance(found, NeuralGraph):
                 self.adopt(optimizer, found)
             elif found is not None:
@@ -98,6 +104,12 @@ class Attachment:
         self.graph = graph
         self._compare_with_saved_graph()
         self.fit(optimizer, strict=strict)
+
+    def _rename(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+        """Parameters go by the names that another module has for them."""
+        if before.keys() != after.keys():
+            known = {id(param): self.named.get(name, param) for name, param in before.items()}
+            self.named = {name: known.get(id(param), param) for name, param in after.items()}
 
     def digests(self) -> dict[str, str]:
         """What a saved state belongs to."""

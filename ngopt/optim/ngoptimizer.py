@@ -23,7 +23,7 @@ from ngopt.optim.attach import capture, options
 from ngopt.optim.attach.groups import checked_new_group
 from ngopt.optim.attach.listener import unwrap
 from ngopt.optim.attach.owner import listed, owners
-from ngopt.optim.attachment import PER_TENSOR, Attachment
+from ngopt.optim.attachment import NO_MODULE, Attachment
 from ngopt.optim.notices import Notices
 from ngopt.optim.ranks import Ranks
 from ngopt.optim.resume import Loading, Packing
@@ -34,7 +34,7 @@ from ngopt.optim.stepping import gradients, may_be_late, update_groups
 from ngopt.optim.summary import ParamSummary, as_table, copies_of, ratios, short_form, summarise, write_scalars
 from ngopt.optim.update import DEFAULT_LR, UpdateRule
 
-_KEPT = ("_given_total_steps", "_notices", "_rates")  # by copies, besides what `Attachment.kept` says
+_KEPT = ("_given_total_steps", "_notices", "_others", "_rates")  # by copies, besides what `Attachment.kept` says
 
 
 class NGOptimizer(torch.optim.Optimizer):
@@ -112,6 +112,7 @@ class NGOptimizer(torch.optim.Optimizer):
         without_effect = options.check_foreign(foreign)
         if params is None:
             raise TypeError("NGOptimizer(None): pass a model, or parameters, or groups of parameters.")
+        self._others = options.keys_of_wrappers(params)
         if isinstance(params, nn.Module):
             model, params = params, unwrap(params).named_parameters()
         given, tensors = listed(params)
@@ -146,7 +147,7 @@ class NGOptimizer(torch.optim.Optimizer):
         elif graph is False:
             self._attachment.fit(self)
         elif not roots:
-            self._notices.once("graph", f"The parameters belong to no module: {PER_TENSOR}")
+            self._notices.once("graph", NO_MODULE)
             self._attachment.fit(self)
         elif example_inputs is not None or example_kwargs is not None:
             if len(roots) > 1:
@@ -276,7 +277,7 @@ class NGOptimizer(torch.optim.Optimizer):
         self._catch_up()
         if isinstance(param_group, dict) and not isinstance(param_group["params"], set):
             param_group, without_effect = checked_new_group(
-                param_group, self.param_groups, self.defaults, self._attachment.named
+                param_group, self.param_groups, self.defaults, self._attachment.named, self._others
             )
             if without_effect is not None:
                 self._notices.once("foreign", without_effect)

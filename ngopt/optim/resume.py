@@ -16,7 +16,7 @@ from ngopt.optim.attachment import Attachment
 from ngopt.optim.notices import Notices
 from ngopt.optim.saving.state import ENTRY, ExtraState, layout_of, pack_extra_state, pack_text, restore
 from ngopt.optim.saving.validation import check_state_dict
-from ngopt.optim.sharded.state import forms, portable
+from ngopt.optim.sharded.state import forms, portable, refuse_whole
 
 
 class Packing:
@@ -32,6 +32,7 @@ class Packing:
         params = [param for group in optimizer.param_groups for param in group["params"]]
         graph, joints = attachment.digests(), attachment.joints(optimizer)
         self._spreads = [joint.spread for joint in joints]
+        refuse_whole(self._spreads)
         self._places = {param: place for place, param in enumerate(params)}
         layout = layout_of(params, optimizer.state)
         for spread in self._spreads:

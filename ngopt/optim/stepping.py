@@ -80,7 +80,7 @@ def update_groups(
             f"Step {step + 1} is past total_steps={total_steps}, where the built-in schedule has fallen to zero: "
             "weights do not change any more. Give total_steps= the length of the whole run.",
         )
-    if (leftover := rates.explain_leftover(step, lrs)) is not None:
+    if (leftover := rates.explain_leftover(step, groups)) is not None:
         notices.once("lr", leftover)
     sharded = {id(look.spread.partition): look for look in looks}
     stepped = []

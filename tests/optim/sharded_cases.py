@@ -16,7 +16,13 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    get_state_dict,
+    set_optimizer_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
@@ -213,6 +219,7 @@ def two_ranks(folder: Path) -> dict[str, Callable[[], Found]]:
         "mistakes": lambda: mistakes(mesh),
         "resumed": lambda: resumed(mesh, folder),
         "again": lambda: again(mesh),
+        "in one piece": lambda: in_one_piece(mesh),
         "known": lambda: known(mesh),
     }
 
@@ -347,6 +354,41 @@ def _from_one_process(mesh: DeviceMesh) -> float:
     train("mlp", alone, optimizer, range(7, 12))
     train("mlp", model, other, range(7, 12))
     return errors(model, alone)
+
+
+def in_one_piece(mesh: DeviceMesh) -> Found:
+    """`torch.distributed.checkpoint.state_dict` asked for all of a state, and given all of one."""
+    model = make("mlp")
+    fsdp(mesh)(model)
+    optimizer = new_optimizer(model)
+    train("mlp", model, optimizer, range(2))
+    full, offloaded = (StateDictOptions(full_state_dict=True, cpu_offload=offload) for offload in (False, True))
+    found: Found = {
+        f"refused, offload {options.cpu_offload}": message_of(
+            NotImplementedError, lambda options=options: get_optimizer_state_dict(model, optimizer, options=options)
+        )
+        for options in (full, offloaded)
+    }
+    own = get_optimizer_state_dict(model, optimizer, options=StateDictOptions(cpu_offload=True))
+    found["own"] = bool(own["state"])
+    alone = make("mlp")
+    optimizer = new_optimizer(alone, graph=_graphs["mlp"])
+    train("mlp", alone, optimizer, range(7))
+    state, start = _copied(get_optimizer_state_dict(alone, optimizer)), _copied(alone.state_dict())
+    train("mlp", alone, optimizer, range(7, 12))
+    for way, options in (
+        ("everywhere", StateDictOptions()),
+        ("first rank", StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)),
+    ):
+        model = make("mlp")
+        model.load_state_dict(start)
+        fsdp(mesh)(model)
+        optimizer = new_optimizer(model, example_inputs=batch("mlp", 0)[0])
+        given = state if way == "everywhere" or not dist.get_rank() else {}
+        set_optimizer_state_dict(model, optimizer, _copied(given), options=options)
+        train("mlp", model, optimizer, range(7, 12))
+        found[way] = errors(model, alone)
+    return found
 
 
 def known(mesh: DeviceMesh) -> Found:

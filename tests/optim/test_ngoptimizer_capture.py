@@ -10,7 +10,7 @@ import pickle
 import random
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -399,6 +399,81 @@ def test_parameters_of_a_frozen_base() -> None:
     assert changed == {name for name, param in named.items() if param.requires_grad}
 
 
+class Layers(nn.Module):
+    """A network of its own, built of the layers of another: fewer modules than that has."""
+
+    def __init__(self, model: nn.Sequential) -> None:
+        super().__init__()
+        self.first, self.second = model[0], model[2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x)))
+
+
+class Around(nn.Module):
+    """Holds a model, and runs its layers itself."""
+
+    def __init__(self, model: nn.Sequential) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model[2](torch.tanh(self.model[0](x)))
+
+
+@pytest.mark.parametrize("given", ["parameters", "model"])
+@pytest.mark.parametrize("other", [Layers, Around])
+@pytest.mark.parametrize("late", [False, True])
+def test_another_module_with_the_same_parameters_is_what_runs(
+    given: str, other: Callable[[nn.Sequential], nn.Module], late: bool
+) -> None:
+    """As where a model is given a second use, before the optimizer is made or after. What runs is what is traced."""
+
+    def build() -> tuple[nn.Module, nn.Module, ngopt.NGOptimizer]:
+        model = make_mlp()
+        runs = None if late else other(model)
+        optimizer = ngopt.NGOptimizer(model if given == "model" else model.parameters())
+        return model, runs or other(model), optimizer
+
+    model, runs, optimizer = build()
+    train(runs, optimizer, range(3))
+    assert hidden_neurons(optimizer, "first.weight" if other is Layers else "model.0.weight") == {False}
+    assert sum(hooks(module) for module in (model, *model.modules(), runs)) == 0
+    copied = copy.deepcopy((runs, optimizer))
+    _, resumed, again = build()
+    resumed.load_state_dict(runs.state_dict())
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(runs, optimizer, range(3, 6))
+    train(*copied, range(3, 6))
+    train(resumed, again, range(3, 6))
+    assert differing(weights(runs), weights(copied[0])) == []
+    assert differing(weights(runs), weights(resumed)) == []
+
+
+@pytest.mark.parametrize("other", [Layers, Around])
+def test_another_module_with_the_same_parameters_that_never_runs(other: Callable[[nn.Sequential], nn.Module]) -> None:
+    model = make_mlp()
+    idle = other(model)
+    optimizer = ngopt.NGOptimizer(model.parameters())
+    train(model, optimizer, range(3))
+    assert hidden_neurons(optimizer, "0.weight") == {False}
+    assert sum(hooks(module) for module in (model, *model, idle)) == 0
+
+
+def test_two_modules_with_the_same_parameters_that_both_run() -> None:
+    """The graph is that of one of them, without a word: both have these neurons."""
+    model = make_mlp()
+    other = Layers(model)
+    optimizer = ngopt.NGOptimizer(model)
+    for index in range(3):
+        x, y = batch(index)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x) + other(x), y).backward()
+        optimizer.step()
+    assert hidden_neurons(optimizer, "0.weight") == {False}
+    assert sum(hooks(module) for module in (model, *model, other)) == 0
+
+
 def test_a_module_of_torch_fx() -> None:
     """Its class is made for it alone, and has the forward pass."""
     model = torch.fx.symbolic_trace(make_mlp())
@@ -412,9 +487,34 @@ def test_a_scripted_module() -> None:
         warnings.simplefilter("ignore")  # what torch says of scripting
         model = torch.jit.script(make_mlp())
     optimizer = ngopt.NGOptimizer(model.parameters())
-    train(model, optimizer, [0])
+    train(model, optimizer, range(2))  # seen from the second step on, while the module that was scripted is alive
     assert len(optimizer.graph.blocks) == 4
     assert all(block.role != "unused" for block in optimizer.graph.blocks)
+
+
+def test_a_traced_module_can_be_given() -> None:
+    """Its class cannot be asked for its forward; building an optimizer must not fail of that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch says of tracing
+        model = torch.jit.trace(make_mlp(), batch(0)[0])
+    assert len(ngopt.NGOptimizer(model.parameters()).param_groups[0]["params"]) == 4
+
+
+def test_parameters_that_a_function_is_called_with() -> None:
+    """As with `torch.func.functional_call`: they are in no module, and what the warning says can be done."""
+    model, x = make_mlp(), batch(0)[0]
+    named = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    with pytest.warns(UserWarning, match=r"belong to no module.*NGOptimizer\(named.items\(\), graph="):
+        ngopt.NGOptimizer(named.items())
+    optimizer = ngopt.NGOptimizer(named.items(), graph=ngopt.trace(model, x))
+    assert hidden_neurons(optimizer, "0.weight") == {False}
+    losses = []
+    for _ in range(30):
+        losses.append(nn.functional.cross_entropy(torch.func.functional_call(model, named, x), batch(0)[1]))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_the_cost_of_a_step_follows_what_is_trained() -> None:

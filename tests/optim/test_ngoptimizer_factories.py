@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -122,3 +122,54 @@ def test_wrapped_by_lookahead() -> None:
     nn.functional.cross_entropy(model(batch(0)[0]), batch(0)[1]).backward()
     optimizer.step()
     inner.load_state_dict(copy.deepcopy(inner.state_dict()))
+
+
+class Around(torch.optim.Optimizer):
+    """As sharpness-aware minimisation is written: the optimizer inside is made of the groups of the one outside."""
+
+    def __init__(
+        self, params: Iterable, base: type[torch.optim.Optimizer], rho: float = 0.05, **options: object
+    ) -> None:
+        super().__init__(params, dict(rho=rho, adaptive=True, alpha=0.5, foreach=None, **options))
+        self.base = base(self.param_groups, **options)
+        self.param_groups = self.base.param_groups
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
+        """Up the gradient by a step of length ``rho``, and from there down from where it was."""
+        closure = torch.enable_grad()(closure)
+        closure()
+        params = [p for group in self.param_groups for p in group["params"]]
+        norm = torch.stack([p.grad.norm() for p in params]).norm()
+        up = [p.grad * (self.param_groups[0]["rho"] / norm) for p in params]
+        for p, step in zip(params, up, strict=True):
+            p.add_(step)
+        loss = closure()
+        for p, step in zip(params, up, strict=True):
+            p.sub_(step)
+        self.base.step()
+        return loss
+
+
+def test_options_of_an_optimizer_around_are_its_own() -> None:
+    """Some have the name of an option elsewhere; one that is meant for the optimizer inside is still spoken of."""
+    model = make_mlp()
+    optimizer = Around(model.parameters(), ngopt.NGOptimizer)
+    assert optimizer.param_groups[0]["rho"] == 0.05
+    x, y = batch(0)
+
+    def closure() -> Tensor:
+        model.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    losses = [optimizer.step(closure) for _ in range(30)]
+    assert losses[-1] < 0.7 * losses[0]
+    assert optimizer.base.graph is not None
+    copy.deepcopy((model, optimizer.base))[1].add_param_group({"params": nn.Parameter(torch.zeros(2)), "rho": 0.1})
+    other = make_mlp()
+    with pytest.warns(UserWarning, match="^momentum has no effect"):
+        around = Around(other.parameters(), ngopt.NGOptimizer, momentum=0.9)
+    with pytest.warns(UserWarning, match="^alpha, momentum, rho have no effect"):  # control: groups of nobody
+        ngopt.NGOptimizer([dict(around.param_groups[0])], graph=False)

@@ -51,7 +51,9 @@ def test_one_warning_names_all_of_them() -> None:
 
 def test_options_that_are_off_are_not_worth_a_warning() -> None:
     """A factory that passes AdamW's defaults along asks for nothing."""
-    ngopt.NGOptimizer(make_mlp(), graph=False, amsgrad=False, foreach=None, fused=False, capturable=False)
+    off = dict(amsgrad=False, foreach=None, fused=False, capturable=False)
+    ngopt.NGOptimizer(make_mlp(), graph=False, **off)
+    ngopt.NGOptimizer([{"params": make_mlp().parameters(), **off}], graph=False)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,39 @@ def test_an_lr_that_was_ever_large_enough_is_not_warned_of() -> None:
     again.load_state_dict(resumed.state_dict())
     run(again, [1e-3] * SLOW)
     run(ngopt.NGOptimizer(nn.Linear(2, 2), graph=False), [0.0] * SLOW)
+
+
+def warmed_up(optimizer: ngopt.NGOptimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / steps))
+
+
+@pytest.mark.parametrize("epoch", [1, 2 * SLOW])
+def test_a_long_warm_up_is_not_warned_of(epoch: int) -> None:
+    """It rises in every step or, where a scheduler makes it, in every epoch."""
+    optimizer = ngopt.NGOptimizer(nn.Linear(2, 2), graph=False, schedule="user")
+    scheduler = warmed_up(optimizer, 100 * SLOW // epoch)
+    for step in range(3 * SLOW):
+        run(optimizer, [optimizer.param_groups[0]["lr"]])
+        if (step + 1) % epoch == 0:
+            scheduler.step()
+
+
+def test_a_long_warm_up_that_the_program_makes_is_not_warned_of() -> None:
+    optimizer = ngopt.NGOptimizer(nn.Linear(2, 2), graph=False, schedule="user")
+    run(optimizer, [step / (100 * SLOW) for step in range(3 * SLOW)])
+
+
+def test_a_warm_up_to_an_lr_of_another_optimizer_is_warned_of_at_its_end() -> None:
+    rates = [1e-3 * min(1.0, (step + 1) / (2 * SLOW)) for step in range(4 * SLOW)]
+    optimizer = ngopt.NGOptimizer(nn.Linear(2, 2), graph=False, schedule="user")
+    run(optimizer, rates[: 3 * SLOW - 2])
+    with pytest.warns(UserWarning, match=r"lr was 0.001 at most in the first 299 steps.*stopped rising") as caught:
+        run(optimizer, rates[3 * SLOW - 2 :])
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="looks like a value for another optimizer"):
+        optimizer = ngopt.NGOptimizer(nn.Linear(2, 2), lr=1e-3, graph=False)
+    warmed_up(optimizer, 10)  # the same rate is said once
+    run(optimizer, rates)
 
 
 def test_lr_is_a_multiplier_of_the_first_step() -> None:

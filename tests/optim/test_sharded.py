@@ -151,6 +151,17 @@ def test_a_state_goes_on_where_it_was(found: Found) -> None:
         assert rank["again"]["gathered"] < 1e-7
 
 
+def test_a_state_in_one_piece_is_refused_where_it_would_be_incomplete(found: Found) -> None:
+    """Torch cannot put together what owners have. What one process saved is whole, and can be loaded."""
+    for rank in found[2]:
+        case = rank["in one piece"]
+        for offload in (False, True):
+            assert "what dcp.save wrote loads onto any number of ranks" in case[f"refused, offload {offload}"]
+        assert case["own"]
+        assert case["everywhere"] < 1e-7
+        assert case["first rank"] < 1e-7
+
+
 def test_every_rank_can_say_what_it_knows(found: Found) -> None:
     for rank in found[2]:
         assert "3 steps made of 40" in rank["known"]["summary"]

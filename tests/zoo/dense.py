@@ -479,3 +479,25 @@ class Factorisation(nn.Module):
 @model("factorisation_machine", expected={"factors": (7, 1)})
 def factorisation_machine():
     return Factorisation(), (torch.tensor([3, 8, 1]), torch.tensor([0, 16, 5]))
+
+
+class FakeQuantised(nn.Linear):
+    """Rounded weights that gradients see through: by torch's op, or by hand."""
+
+    def __init__(self, ins: int, outs: int, by_hand: bool) -> None:
+        super().__init__(ins, outs)
+        self.by_hand = by_hand
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = self.weight.detach().abs().max() / 127
+        if self.by_hand:
+            weight = self.weight + ((self.weight / step).round() * step - self.weight).detach()
+        else:
+            weight = torch.fake_quantize_per_tensor_affine(self.weight, 0.02, 0, -128, 127)
+        return F.linear(x, weight, self.bias)
+
+
+@model("fake_quantised", expected={"first hidden": (7, 1), "second hidden": (11, 1)})
+def fake_quantised():
+    first, second = FakeQuantised(5, 7, by_hand=True), FakeQuantised(7, 11, by_hand=False)
+    return nn.Sequential(first, nn.Tanh(), second, nn.GELU(), nn.Linear(11, 3)), features()

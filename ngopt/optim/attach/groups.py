@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,7 @@ def checked_new_group(
     groups: Sequence[Mapping[str, Any]],
     defaults: Mapping[str, Any],
     named: Mapping[str, Tensor],
+    others: Collection[str] = (),
 ) -> tuple[dict[str, Any], str | None]:
     """A group that is to be added, with names, and with options as torch wants them.
 
@@ -25,6 +26,7 @@ def checked_new_group(
         groups: Those that there are.
         defaults: Options of groups that do not give them.
         named: The model's parameters by name.
+        others: Names of options that an optimizer around this one has for itself.
 
     Returns:
         The group; and what to say of options that have no effect, or None.
@@ -48,7 +50,7 @@ def checked_new_group(
     for option, value in shared.items():
         if group[option] != value:
             raise ValueError(f"{option} must be the same in all groups: {value!r}, got {group[option]!r}.")
-    return group, options.without_effect(options.WITHOUT_EFFECT & group.keys())
+    return group, options.without_effect(group, others)
 
 
 def shapes_of(groups: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, ...]]:

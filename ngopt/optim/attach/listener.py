@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.attach import capture
 from ngopt.optim.attach.capture import Inputs
-from ngopt.optim.attach.owner import can_be_called
+from ngopt.optim.attach.owner import callers, can_be_called
 
 _HAS_FLAG = hasattr(torch.compiler, "_is_exporting_flag")
 _WRAPPERS = ("DistributedDataParallel", "DataParallel", "OptimizedModule")
@@ -57,19 +57,23 @@ class Listener:
     """
 
     def __init__(self, roots: Sequence[nn.Module], notice: Callable[[], None]) -> None:
-        self._roots = [weakref.ref(root) for root in roots]
+        self._roots: list[Callable[[], nn.Module | None]] = [weakref.ref(root) for root in roots]
         self._notice = weakref.WeakMethod(notice)
         self._traced: tuple[str, ...] = ()  # paths of the modules that the last graph is of
         self._steps = 0
         self._hooks: dict[str, CallHook] = {}
+        self._others: list[CallHook] | None = None  # of other modules with these parameters; None: not looked for
         self._handles: list[RemovableHandle | ForwardMethod] = []
         weakref.finalize(self, _remove, self._handles).atexit = False
+        self._wholes: list[str] = []  # paths of modules that hold all parameters of a root
         for prefix, root in _with_prefixes(roots):
-            self._listen_to(hook_points(root, prefix))
+            points, count = dict(hook_points(root, prefix)), _count(root)
+            self._listen_to(points.items())
+            self._wholes += [path for path, module in points.items() if _count(module) == count]
 
     @property
     def roots(self) -> list[nn.Module]:
-        """The modules that are listened to, those that are still alive."""
+        """The modules that are listened to, those that are still alive; others once it is others that run."""
         return [root for ref in self._roots if (root := ref()) is not None]
 
     @property
@@ -97,18 +101,18 @@ class Listener:
         Returns:
             The graph; or why there is none; or None, where nothing new ran.
         """
-        ran = {path: hook for path, hook in self._hooks.items() if hook.noted is not None and hook.module is not None}
+        self._turn_to_another()
+        ran = {path: hook for path, hook in self._hooks.items() if hook.ran}
         outermost = tuple(path for path in ran if not any(_is_inside(path, other) for other in ran))
         self._steps += stepping
+        if self._others is None and not self._is_whole() and (outermost or stepping):
+            self._others = self._listen_to_others()
+            if not outermost:
+                self._listen_closer()
+            if self._others or not outermost:
+                return None
         if not outermost:
-            if not stepping or self._traced:
-                return None
-            if self._steps == 1:  # perhaps forward is called as a method, or parts are called one by one
-                for prefix, root in _with_prefixes(self.roots):
-                    self._listen_to(callable_parts(unwrap(root), prefix))
-                self._handles += [ForwardMethod.watch(m, hook) for hook in self._hooks.values() if (m := hook.module)]
-                return None
-            return NothingRan()
+            return NothingRan() if stepping and not self._traced else None
         if outermost != self._traced:
             self._traced = outermost
             modules = {path: unwrap(module) for path in outermost if (module := ran[path].module) is not None}
@@ -119,6 +123,30 @@ class Listener:
         if self._steps >= PATIENCE:
             self.stop()
         return None
+
+    def _is_whole(self) -> bool:
+        """Whether a model has run, and not only parts of it."""
+        return any(self._hooks[path].ran for path in self._wholes)
+
+    def _listen_to_others(self) -> list[CallHook]:
+        """Perhaps another module that has the same parameters is what runs; the smallest comes first."""
+        own = {id(unwrap(root)) for root in self.roots}
+        others = [m for m in callers(named_parameters(self.roots).values()) if id(unwrap(m)) not in own]
+        hooks = [CallHook(module, self._notice) for module in others]
+        self._handles += [hook.handle for hook in hooks]
+        return hooks
+
+    def _listen_closer(self) -> None:
+        """Perhaps forward is called as a method, or parts are called one by one."""
+        for prefix, root in _with_prefixes(self.roots):
+            self._listen_to(callable_parts(unwrap(root), prefix))
+        self._handles += [ForwardMethod.watch(m, hook) for hook in self._hooks.values() if (m := hook.module)]
+
+    def _turn_to_another(self) -> None:
+        """Where another module with the same parameters runs, and the model does not, that one is the model."""
+        found = next((hook for hook in self._others or () if hook.ran), None)
+        if found is not None and not self._is_whole():
+            self._roots, self._hooks, self._wholes = [found.reference], {"": found}, [""]
 
     def _is_awaited(self, found: Iterable[nn.Module]) -> bool:
         """Whether a module that could still be called has other parameters than those found."""
@@ -175,7 +203,7 @@ class CallHook:
     def __init__(self, module: nn.Module, notice: Callable[[], Callable[[], None] | None]) -> None:
         self._notice = notice
         self.noted: Inputs | None = None  # with `TensorSpec` for tensors, if the pass was being compiled
-        self._module: Callable[[], nn.Module | None] = weakref.ref(module)
+        self.reference: Callable[[], nn.Module | None] = weakref.ref(module)
         # not the method of the module: a scripted module hides it, but does call its hooks
         self.handle = nn.Module.register_forward_hook(module, self, with_kwargs=True)
 
@@ -185,7 +213,7 @@ class CallHook:
             if not _is_exporting():
                 self.noted = pytree.tree_map(_spec_of, (args, kwargs))
             return
-        if self._module() is None:
+        if self.reference() is None:
             self._remove_from(module)
         elif self.noted is None and all(_is_real(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
             if (notice := self._notice()) is not None:
@@ -196,7 +224,12 @@ class CallHook:
     @property
     def module(self) -> nn.Module | None:
         """The module, while it is alive."""
-        return self._module()
+        return self.reference()
+
+    @property
+    def ran(self) -> bool:
+        """Whether inputs were noted, of a module that is still alive."""
+        return self.noted is not None and self.module is not None
 
     def _remove_from(self, module: nn.Module) -> None:
         """Take a copied hook off the module whose forward pass called it."""
@@ -207,7 +240,7 @@ class CallHook:
     @classmethod
     def _inert(cls) -> CallHook:
         hook = cls.__new__(cls)
-        hook._module, hook._notice, hook.noted = _nothing, _nothing, None
+        hook.reference, hook._notice, hook.noted = _nothing, _nothing, None
         return hook
 
     def __deepcopy__(self, memo: dict) -> CallHook:
@@ -341,6 +374,10 @@ def named_parameters(roots: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
     return {
         f"{at}{name}": param for at, root in _with_prefixes(roots) for name, param in unwrap(root).named_parameters()
     }
+
+
+def _count(module: nn.Module) -> int:
+    return sum(1 for _ in module.parameters())
 
 
 def _with_prefixes(roots: Sequence[nn.Module]) -> list[tuple[str, nn.Module]]:

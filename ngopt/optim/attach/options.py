@@ -6,20 +6,22 @@ import gc
 import math
 import numbers
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ngopt.graph.sharding import is_sharded
 from ngopt.optim.rule.config import DEFAULT_LR
 
 SCHEDULES = ("builtin", "user")
 SHARED = ("total_steps", "schedule", "step")  # group entries that are the same in every group
-SLOW = 100  # steps after which to say that lr was too small in all of them
+SLOW = 100  # steps without a rise after which to say that lr was too small in all of them
 LEFTOVER = 0.03  # an lr of at most this share of the default was meant for another optimizer
 
+_RATES = ("lr", "initial_lr")  # the second is written by schedulers
 _INSTEAD = {
     "capturable": "NGOptimizer reads step counts on the host and cannot be captured in a CUDA graph; leave it out",
     "differentiable": "to differentiate through steps, use the pure function ngopt.optim.update.update",
@@ -47,17 +49,35 @@ def check_foreign(options: Mapping[str, Any]) -> str | None:
     unknown = sorted(set(options) - WITHOUT_EFFECT)
     if unknown:
         raise TypeError(f"NGOptimizer has no option {', '.join(unknown)}. See help(ngopt.NGOptimizer).")
-    given = sorted(name for name, value in options.items() if value is not None and value is not False)
-    return without_effect(given)
+    return without_effect(options)
 
 
-def without_effect(names: Iterable[str]) -> str | None:
-    """A sentence on options of other optimizers, or None if there are none."""
-    names = sorted(names)
+def without_effect(options: Mapping[str, Any], own: Collection[str] = ()) -> str | None:
+    """A sentence on options of other optimizers that are on, or None if there are none.
+
+    Args:
+        options: Given to the constructor, or in a group.
+        own: Names that mean something to somebody else.
+    """
+    known = WITHOUT_EFFECT.difference(own)
+    names = sorted(
+        name for name, value in options.items() if name in known and value is not None and value is not False
+    )
     if not names:
         return None
     verb = "has" if len(names) == 1 else "have"
     return f"{', '.join(names)} {verb} no effect on NGOptimizer: the rule decides itself what they steer elsewhere."
+
+
+def keys_of_wrappers(params: Any) -> frozenset[str]:
+    """Names of what optimizers around this one keep in groups for themselves: they made it of their ``param_groups``.
+
+    Sharpness-aware minimisation, for one, has its ``rho`` there.
+    """
+    if not isinstance(params, list) or not any(isinstance(entry, Mapping) for entry in params):
+        return frozenset()
+    alive = (obj for obj in gc.get_objects() if issubclass(type(obj), Optimizer))
+    return frozenset[str]().union(*(obj.defaults for obj in alive if obj.__dict__.get("param_groups") is params))
 
 
 def explain_leftover(groups: Iterable[Mapping[str, Any]]) -> str | None:
@@ -72,24 +92,32 @@ def explain_leftover(groups: Iterable[Mapping[str, Any]]) -> str | None:
 
 
 class Rates:
-    """Looks whether the program itself sets an ``lr`` that was meant for another optimizer, in every step."""
+    """Looks whether the program itself keeps ``lr`` where it was meant for another optimizer.
+
+    A rate that still rises is a warm-up and says nothing yet, however long it takes.
+    """
 
     def __init__(self) -> None:
         self._largest = math.inf  # of this run; unknown in one that was resumed
+        self._rose = 0  # number of the step in which it was reached
 
-    def explain_leftover(self, step: int, rates: Iterable[float]) -> str | None:
-        """What to say where no ``lr`` of the first steps was large enough to train, or None.
+    def explain_leftover(self, step: int, groups: Iterable[Mapping[str, Any]]) -> str | None:
+        """What to say where ``lr`` was never large enough to train and has stopped rising, or None.
 
         Args:
             step: Number of the step, from zero.
-            rates: ``lr`` of all groups in it.
+            groups: With ``lr`` as it is in that step. Where a scheduler set it, ``initial_lr`` is what it is a share
+                of: a warm-up by epochs keeps ``lr`` small for as long as an epoch is.
         """
-        self._largest = max(rates, default=0.0) if step == 0 else max(self._largest, *rates)
-        if step != SLOW - 1 or not 0.0 < self._largest <= LEFTOVER * DEFAULT_LR:
+        highest = max((float(group[key]) for group in groups for key in _RATES if key in group), default=0.0)
+        if step == 0 or highest > self._largest:
+            self._largest, self._rose = highest, step
+        if step - self._rose < SLOW - 1 or not 0.0 < self._largest <= LEFTOVER * DEFAULT_LR:
             return None
         return (
-            f"lr was {self._largest:g} at most in the first {SLOW} steps, which barely train. Here lr multiplies the "
-            f"rule's own step size: where the program or a scheduler sets it, let it rise to {DEFAULT_LR:g}."
+            f"lr was {self._largest:g} at most in the first {step + 1} steps, which barely train, and has stopped "
+            "rising. Here lr multiplies the rule's own step size: where the program or a scheduler sets it, let it "
+            f"rise to {DEFAULT_LR:g}."
         )
 
 

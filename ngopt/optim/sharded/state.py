@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import MutableMapping
+import sys
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import torch
@@ -65,6 +66,27 @@ def forms(spread: Spread) -> dict[str, dict[str, tuple[int, ...]]]:
         empty = torch.empty(param.shape, dtype=param.dtype, device="meta")
         found[name] = {key: tuple(x.shape) for key, x in init_state(empty, spread.plans[name], spread.config).items()}
     return found
+
+
+def refuse_whole(spreads: Iterable[Spread]) -> None:
+    """Raise NotImplementedError where all state is wanted in one piece and other ranks own some of it.
+
+    ``StateDictOptions(full_state_dict=True)`` puts DTensors together and passes over what one rank owns, which would be
+    lost in silence. It does not say that it is the caller, so that the callers are looked at.
+    """
+    if not any(plan.sides for spread in spreads for plan in spread.plans.values() if spread.ranks > 1):
+        return
+    frame = sys._getframe()
+    while frame is not None:
+        in_torch = frame.f_globals.get("__name__") == "torch.distributed.checkpoint.state_dict"
+        if in_torch and getattr(frame.f_locals.get("info"), "full_state_dict", False):
+            raise NotImplementedError(
+                "StateDictOptions(full_state_dict=True) would lose the state of sharded parameters: each matrix has "
+                "its state on the rank that owns it. Leave full_state_dict out, and save with "
+                "torch.distributed.checkpoint: what dcp.save wrote loads onto any number of ranks, and "
+                "torch.distributed.checkpoint.format_utils.dcp_to_torch_save makes one file of it."
+            )
+        frame = frame.f_back
 
 
 def portable(spread: Spread, name: str, own: ParamState) -> ParamState:
