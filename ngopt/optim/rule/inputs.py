@@ -1,16 +1,17 @@
 """Larger steps for matrices that read small inputs.
 
-    factor = clamp(NEAR / rms(x), 1, MOST)
+    factor = clamp(min((NEAR / r)^2, 1 / r), 1, MOST),    r = rms(x)
 
 A step of ``1 / sqrt(fan_in)`` changes what a matrix puts out by as much as it should if its inputs are numbers of about
 one. Rows that are normalised to length one (text and image embeddings, words of a document, nodes of a citation graph)
 have entries of ``1 / sqrt(fan_in)``, and would be learned from that much more slowly. ``x`` is what the matrix was
 given when the graph was captured. Where several ranks run, each has seen other data, and all must step alike: there the
-factor is one. Only matrices that read the network's inputs are meant: all that come later read what
-the network itself made, which the other factors were chosen with.
+factor is one. Only matrices that read the network's inputs are meant: all that come later read what the network itself
+made, which the other factors were chosen with. Inputs of ``NEAR`` and more change nothing.
 
-Measured on an MLP of 400-16-5 with rows of length one, 200 steps: a loss of 0.61 without the factor, 0.010 with it; of
-length a quarter 1.34 and 0.021. Inputs larger than one want no smaller steps: dividing by their size made it worse.
+Measured in runs of 400 steps on six tasks of `meta_train` with inputs times 0.2, 0.05 and 0.005, two seeds: as good as
+``NEAR / r`` on five, and on the sixth its final loss is 0.85 to 0.2 of that. Dividing by the size of inputs that are
+larger than one made it worse.
 """
 
 from __future__ import annotations
@@ -42,5 +43,5 @@ def _factors(graph: NeuralGraph) -> dict[str, float]:
     for block in graph.blocks:
         size = graph.given.get(block.name)
         if size is not None and block.col_nodes is not None and bool(inputs[block.col_nodes.flatten().cpu()].all()):
-            found[block.name] = min(MOST, max(1.0, NEAR / size))
+            found[block.name] = min(MOST, max(1.0, min((NEAR / size) ** 2, 1.0 / size)))
     return found
