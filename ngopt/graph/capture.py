@@ -12,7 +12,7 @@ import functools
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -47,6 +47,7 @@ class Program:
     outputs: tuple[fx.Node, ...]  # what the module returns
     module_path: dict[str, str]  # node -> path of the module that ran it
     is_whole: bool = True  # not so if only the first iterations of a loop are left
+    given: Mapping[str, float] = field(default_factory=dict)  # see `ngopt.graph.elements`
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
@@ -197,7 +198,7 @@ def _functional(recording: Recording, is_whole: bool) -> Program:
     values |= {place: given[i] for i, place in enumerate(placeholders) if place not in free}
     (output,) = (node for node in graph.nodes if node.op == "output")
     outputs = tuple(node for node in pytree.tree_leaves(output.args) if isinstance(node, fx.Node))
-    return Program(graph, named, values, outputs, _paths(graph, entered), is_whole)
+    return Program(graph, named, values, outputs, _paths(graph, entered), is_whole, recording.given)
 
 
 def _sizes(node: fx.Node) -> list[Any]:

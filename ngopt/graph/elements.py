@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -128,6 +129,7 @@ class GraphElements:
     symmetries: Symmetries | None = None  # iterates over `Symmetry`; None for graphs made by hand
     certified: bool = False  # whether every symmetry was checked by numbers
     program: tuple[str, ...] = ()  # the ops of the forward pass with their settings
+    given: Mapping[str, float] = field(default_factory=dict)  # parameter -> root mean square of its module's input
 
     @property
     def num_nodes(self) -> int:

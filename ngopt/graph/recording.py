@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -94,6 +95,7 @@ class Recording:
         inputs: Numbers of the inputs; all that follow are constants.
         steps: In order.
         outputs: Numbers of what the module returned.
+        given: Parameter -> root mean square of what its module was given first; see `ngopt.graph.elements`.
     """
 
     names: tuple[str, ...]
@@ -101,6 +103,7 @@ class Recording:
     inputs: tuple[int, ...]
     steps: tuple[Step, ...]
     outputs: tuple[int, ...]
+    given: Mapping[str, float]
 
     def replay(self, tensors: Sequence[Tensor], entering: Callable[[str], None]) -> list[Tensor]:
         """Outputs for other tensors, in the order of `tensors`; ``entering(path)`` is called before every step."""
@@ -137,7 +140,7 @@ def record(module: nn.Module, state: dict[str, Tensor], inputs: Sequence[Tensor]
     with recorder.noting_paths(module), recorder:
         outputs = run()
     returned = tuple(recorder.number(tensor) for tensor in outputs)
-    return Recording(tuple(state), recorder.tensors, numbers, tuple(recorder.steps), returned)
+    return Recording(tuple(state), recorder.tensors, numbers, tuple(recorder.steps), returned, recorder.given)
 
 
 class SeesAllOps(TorchDispatchMode):
@@ -166,8 +169,10 @@ class _Recorder(SeesAllOps):
         self.steps: list[Step] = []
         self.tensors: dict[int, Tensor] = {}
         self._numbers = WeakTensorKeyDictionary()
+        self.given: dict[str, float] = {}
         self._count = 0
         self._path = [""]
+        self._paused = False
 
     def number(self, tensor: Tensor) -> int:
         """The number of a tensor; one that nobody has made is a constant."""
@@ -184,6 +189,8 @@ class _Recorder(SeesAllOps):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See `torch.utils._python_dispatch.TorchDispatchMode`."""
+        if self._paused:
+            return func(*args, **(kwargs or {}))
         if any(is_traceable_wrapper_subclass_type(kind) for kind in types):
             return NotImplemented  # it is the plain tensors inside that are of interest
         if isinstance(func, HigherOrderOperator):
@@ -202,8 +209,15 @@ class _Recorder(SeesAllOps):
         known = self._numbers.get(tensor)
         return self._new(tensor) if known is None else known
 
-    def _enter(self, path: str, *_: Any) -> None:
+    def _enter(self, path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._path.append(path)
+        names = [f"{path}.{name}".lstrip(".") for name in _matrices(module)]
+        if any(name not in self.given for name in names):
+            self._paused = True
+            try:
+                self.given |= dict.fromkeys(names, size) if (size := _size(args)) else {}
+            finally:
+                self._paused = False
 
     @contextlib.contextmanager
     def noting_paths(self, module: nn.Module) -> Iterator[None]:
@@ -222,6 +236,23 @@ class _Recorder(SeesAllOps):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _matrices(module: nn.Module) -> Iterator[str]:
+    """Names of a module's own parameters with several axes, also of what parametrisations make weights of."""
+    own = list(module._parameters.items())
+    if (made := module._modules.get("parametrizations")) is not None:
+        own += made.named_parameters("parametrizations")
+    return (name for name, param in own if param is not None and param.ndim > 1)
+
+
+def _size(args: tuple[Any, ...]) -> float | None:
+    """Root mean square of the first tensor of numbers; None without one, and where it says nothing."""
+    given = next((x for x in args if isinstance(x, Tensor) and x.is_floating_point() and not x.is_meta), None)
+    if given is None or given.numel() == 0:
+        return None
+    size = float(torch.linalg.vector_norm(given, dtype=torch.float64)) / given.numel() ** 0.5
+    return size if 0.0 < size < math.inf else None
 
 
 def look_through(mode: TorchDispatchMode, func: HigherOrderOperator, args: Any, kwargs: Mapping[str, Any]) -> Any:

@@ -121,7 +121,7 @@ def _traced(
             certified = True
             _warn_wrong(wrong)
     _warn_unsupported(labelling)
-    return build_graph(labelling, structure, certified=certified)
+    return replace(build_graph(labelling, structure, certified=certified), given=program.given)
 
 
 def _warn_unsupported(labelling: Labelling) -> None:

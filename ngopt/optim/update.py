@@ -6,7 +6,8 @@
   (`ngopt.optim.rule.direction`). It is not normalised by itself: where gradients are mostly noise, ``D`` is short.
 * ``scale``: ``1 / sqrt(fan_in)`` for matrices, a constant for vectors, the initial size of embeddings
   (`ngopt.optim.rule.plan`).
-* ``guard``: one factor in a network, from the size of its initial weights (`ngopt.optim.rule.guard`).
+* ``guard``: one factor in a network, from the size of its initial weights (`ngopt.optim.rule.guard`); times one for
+  matrices that read small inputs (`ngopt.optim.rule.inputs`).
 * ``gain``, ``exponent``: what the rule says of each tensor, from neuron embeddings (`ngopt.optim.rule.controls`).
 * ``schedule``: warm-up, decay to zero over the horizon, and a learned factor (`ngopt.optim.rule.schedule`).
 
@@ -29,6 +30,7 @@ from ngopt.optim.rule.config import DEFAULT_LR, UpdateConfig
 from ngopt.optim.rule.controls import EXPONENT, FLOOR, LOG_GAIN
 from ngopt.optim.rule.direction import ParamState, accumulate, direction, init_state, next_unit, rms
 from ngopt.optim.rule.guard import guard_of
+from ngopt.optim.rule.inputs import input_factor
 from ngopt.optim.rule.plan import option, plan_all
 from ngopt.optim.rule.scale import step_scale
 from ngopt.optim.rule.schedule import Schedule, is_refresh, share_left
@@ -93,7 +95,7 @@ def update(
         )
         new_state[name] = {**own, **averages, "step": own["step"] + 1, "unit": unit}
         if number[name] == 1:
-            new_state[name]["guard"] = guard.to(own["guard"])
+            new_state[name]["guard"] = (guard * input_factor(graph, name)).to(own["guard"])
     if graph is not None and is_refresh(step, config):
         for name, said in rule.controls(graph, plans, weights, gradients, new_state, step, total_steps).items():
             new_state[name] = {**new_state[name], "controls": said.to(new_state[name]["controls"])}

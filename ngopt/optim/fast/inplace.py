@@ -32,6 +32,7 @@ from ngopt.optim.rule.direction import (
     root_mean_square,
 )
 from ngopt.optim.rule.eigenbasis import turn
+from ngopt.optim.rule.inputs import input_factor
 from ngopt.optim.rule.plan import ParamPlan, option
 from ngopt.optim.rule.scale import step_scale
 from ngopt.optim.rule.schedule import Schedule, is_refresh, share_left
@@ -116,7 +117,8 @@ def changes_(
         guard = team.guard(graph, weights, state, config)
         for cohort in found:
             if cohort.count == 1:
-                join(cohort.states, "guard").copy_(guard)
+                own = join(cohort.states, "guard")
+                own.copy_(guard * own.new_tensor([input_factor(graph, name) for name in cohort.names]))
     # One by one, and without a name for what is done with: a step takes memory for one cohort at a time.
     turned: Iterable[Tensor] = map(lambda cohort: _accumulate_(cohort, gradients, weights, config, team, gate), found)
     if graph is not None and not neutral and is_refresh(step, config):

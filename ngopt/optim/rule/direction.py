@@ -73,7 +73,8 @@ def init_state(param: Tensor, plan: ParamPlan, config: UpdateConfig) -> ParamSta
 
         * ``step``: steps made, a float32 scalar on the CPU, as in torch;
         * ``initial_rms``: root mean square of the weights, ``[]``;
-        * ``guard``: of the network, found in the first step, ``[]``; see `ngopt.optim.rule.guard`;
+        * ``guard``: of the network and of the parameter's inputs, found in the first step, ``[]``; see
+          `ngopt.optim.rule.guard` and `ngopt.optim.rule.inputs`;
         * ``unit``: of the gradient, ``[]``;
         * ``momentum``, ``second_moment``: in the eigenbases of the matrix view ``[group, row, col, tap]``, axes padded
           to whole blocks; without sides, shaped like the parameter;
