@@ -17,9 +17,10 @@ from torch.optim import Optimizer
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.graph.sharding import is_sharded
 from ngopt.optim.attach.exchange import Members, follow, members_of, unchanged
-from ngopt.optim.attach.listener import Listener, named_parameters, why_no_graph
+from ngopt.optim.attach.listener import Listener, why_no_graph
 from ngopt.optim.attach.match import Partition, block_digests, explain_difference, listing, partition_by_device
 from ngopt.optim.attach.options import refuse_sharded_later
+from ngopt.optim.attach.places import named_parameters
 from ngopt.optim.notices import Notices
 from ngopt.optim.rule.direction import init_state
 from ngopt.optim.rule.update_rule import UpdateRule

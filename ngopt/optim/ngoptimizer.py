@@ -21,8 +21,8 @@ from ngopt.errors import CheckpointError
 from ngopt.graph.neural_graph import NeuralGraph
 from ngopt.optim.attach import capture, options
 from ngopt.optim.attach.groups import checked_new_group
-from ngopt.optim.attach.listener import unwrap
 from ngopt.optim.attach.owner import listed, owners
+from ngopt.optim.attach.places import unwrap
 from ngopt.optim.attachment import NO_MODULE, Attachment
 from ngopt.optim.notices import Notices
 from ngopt.optim.ranks import Ranks
