@@ -118,7 +118,8 @@ def changes_(
         for cohort in found:
             if cohort.count == 1:
                 own = join(cohort.states, "guard")
-                own.copy_(guard * own.new_tensor([input_factor(graph, name) for name in cohort.names]))
+                factors = torch.tensor([input_factor(graph, name) for name in cohort.names], dtype=own.dtype)
+                own.copy_(guard * factors.to(own.device, non_blocking=True))
     # One by one, and without a name for what is done with: a step takes memory for one cohort at a time.
     turned: Iterable[Tensor] = map(lambda cohort: _accumulate_(cohort, gradients, weights, config, team, gate), found)
     if graph is not None and not neutral and is_refresh(step, config):
