@@ -144,7 +144,13 @@ def relative_error(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
 def failing_sets(
     module: nn.Module, symmetries: Symmetries, args: Sequence[Any], kwargs: Mapping[str, Any], seed: int = 0
 ) -> list[int]:
-    """Indices of the sibling sets that do not leave the function unchanged."""
+    """Indices of the sibling sets that do not leave the function unchanged.
+
+    Raises:
+        ValueError: The inputs hold NaN, so that nothing can be compared.
+    """
+    if any(bool(x.isnan().any()) for x in detached((tuple(args), dict(kwargs)))[1] if x.is_floating_point()):
+        raise ValueError("the example inputs hold NaN")
     state = random_state(module, seed)
     started = time.perf_counter()
     before = evaluate(module, state, args, kwargs)

@@ -58,7 +58,8 @@ def trace(
 
     Warns:
         FrozenSymmetryWarning: an op has no rule, or a certificate failed.
-        UserWarning: the forward pass is very long, or does not run in float64, so that symmetries are not certified.
+        UserWarning: the forward pass is very long; or it does not run in float64, or its inputs hold NaN, so that
+            symmetries are not certified.
 
     Example:
         >>> import torch, ngopt
@@ -112,8 +113,8 @@ def _traced(
             if not program.is_whole:
                 raise _RestDiffersError from error
             warn(
-                f"the symmetries of {type(model).__name__} could not be checked by numbers, since a copy of it does "
-                f"not run in float64 ({type(error).__name__}: {error}); they are what the rules say.",
+                f"the symmetries of {type(model).__name__} could not be checked by numbers, in float64 "
+                f"({type(error).__name__}: {error}); they are what the rules say.",
             )
         else:
             if wrong and not program.is_whole:

@@ -184,6 +184,17 @@ def test_meta_modules_are_traced_without_a_certificate():
     assert all(p.is_meta for p in module.parameters())
 
 
+def test_inputs_that_are_not_numbers_say_nothing_about_rules():
+    net = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))
+    with pytest.warns(UserWarning, match="could not be checked by numbers.*inputs hold NaN") as caught:
+        graph = ngopt.trace(net, torch.full((2, 5), float("nan")))
+    assert len(caught) == 1 and not graph.certified
+    assert [(s.name, s.degree) for s in graph.symmetries] == [("0", 7)]
+    mask = torch.zeros(2, 5).masked_fill(torch.eye(2, 5) > 0, -torch.inf)  # infinities may be meant, as in masks
+    softmax = nn.Sequential(nn.Softmax(-1), *net)
+    assert ngopt.trace(softmax, mask).certified  # control
+
+
 def test_modules_without_parameters():
     graph = ngopt.trace(nn.ReLU(), torch.randn(2, 5))
     assert graph.blocks == ()
