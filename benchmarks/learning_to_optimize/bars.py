@@ -7,7 +7,16 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 
 from benchmarks.common.rivals import RIVALS
-from benchmarks.learning_to_optimize.optimizers import BASE, NGOPT, NO_GRAPH, NO_MODEL, RAW_SHAPES, UNTRAINED, own_name
+from benchmarks.learning_to_optimize.optimizers import (
+    BASE,
+    NGOPT,
+    NO_GRAPH,
+    NO_MODEL,
+    RAW_SHAPES,
+    UNTRAINED,
+    own_name,
+    row_name,
+)
 from benchmarks.learning_to_optimize.suite import Overall, TaskRuns, overall, overall_time
 from benchmarks.learning_to_optimize.tasks import TASKS
 
@@ -20,6 +29,7 @@ ACCURACIES = {"fm16": 89.6, "cifar-16-32-32": 71.0}  # percent
 LONG, LONG_TASKS = 5000, 3
 LARGE = 10_000  # parameters
 WITHOUT_MODEL = 0.9  # share of the interquartile mean with a graph
+SAFE_RATES, SAFE_SEEDS = (0.5, 1.0, 2.0), 10
 NOT_RUN = "not run"
 
 
@@ -77,7 +87,10 @@ def bars(suites: dict[int, Suite], steps: int) -> list[tuple[str, str]]:
         (UNTRAINED, RAW_SHAPES, "the rule in the graph's views beats the same rule in the tensors' own shapes"),
     ):
         found.append((f"{words}, held-out suite", _beats(held_out, better, worse)))
-    found.append((f"{ours}: no divergence in any run, whatever its length", _divergence(suites, ours)))
+    found.append((f"{ours}: no divergence in any run, whatever its length and `lr`", _divergence(suites, ours)))
+    rates = ", ".join(f"{rate:g}" for rate in SAFE_RATES)
+    words = f"{ours}: no divergence with {SAFE_SEEDS} seeds of every held-out task at each `lr` of {rates}"
+    found.append((words, _safe(held_out, ours)))
     return found
 
 
@@ -196,6 +209,16 @@ def _divergence(suites: dict[int, Suite], name: str) -> str:
     bad = sorted({f"{r.name} at {steps} steps" for steps, r, row in ours if row["diverged"]})
     longest = max(row["steps"] for _, _, row in ours)
     return _verdict(not bad, ", ".join(bad) if bad else f"{len(ours)} runs of up to {longest:,} steps")
+
+
+def _safe(suite: Suite, name: str) -> str:
+    labels = {rate: row_name(name, lr=rate) for rate in SAFE_RATES}
+    lacking = [f"{rate:g}" for rate, label in labels.items() if any(len(runs.of(label)) < SAFE_SEEDS for runs in suite)]
+    rows = [(runs.name, label, row) for runs in suite for label in labels.values() for row in runs.of(label)]
+    bad = sorted({f"{task} ({label})" for task, label, row in rows if row["diverged"]})
+    if not suite or (lacking and not bad):
+        return NOT_RUN + (f" in full at `lr` {', '.join(lacking)}; none in {len(rows)} runs" if rows else "")
+    return _verdict(not bad, ", ".join(bad) if bad else f"{len(rows)} runs")
 
 
 def _beats(suite: Suite, better: str, worse: str) -> str:

@@ -101,9 +101,10 @@ def _whole(losses: list[float | None], count: int) -> list[float]:
 
 
 def _limits(runs: TaskRuns) -> tuple[float, float]:
-    """From the lowest loss of any run to the highest start; a run that blows up leaves the panel."""
-    losses = [x for row in runs.rows for x in row["curve"]["losses"] if x is not None and x > 0]
-    starts = [row["initial_loss"] for row in runs.rows if row["initial_loss"]]
+    """From the lowest loss of any run in the picture to the highest start; a run that blows up leaves the panel."""
+    rows = [row for name in runs.names for row in runs.of(name)]
+    losses = [x for row in rows for x in row["curve"]["losses"] if x is not None and x > 0]
+    starts = [row["initial_loss"] for row in rows if row["initial_loss"]]
     low, high = max(min(losses, default=1e-3), 1e-7), max(starts, default=1.0)
     margin = (high / low) ** 0.04
     return low / margin, high * margin

@@ -31,6 +31,7 @@ EPILOG = f"""examples:
   {PROGRAM} run --task all --optimizer NGOptimizer
   {PROGRAM} cost --task all                         # what a step costs, all optimizers in turns
   {PROGRAM} run --task fm16 --horizon-share 0.7     # NGOptimizer told to be done after 70 % of the steps
+  {PROGRAM} run --task held-out --lr 2 --seeds 10   # what an lr that is not right costs
   {PROGRAM} report                                  # tables and pictures, from the stored rows alone
 tune and run go on where they were stopped."""
 
@@ -59,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = choose_optimizers(arguments)
     except ValueError as error:
         parser.error(str(error))
-    if arguments.steps < 1 or arguments.seeds < 1 or not 0 < arguments.horizon_share <= 1:
-        parser.error("--steps and --seeds must be at least 1, --horizon-share above 0 and at most 1")
+    if arguments.steps < 1 or arguments.seeds < 1 or not 0 < arguments.horizon_share <= 1 or not arguments.lr > 0:
+        parser.error("--steps and --seeds must be at least 1, --lr above 0, --horizon-share above 0 and at most 1")
     arguments.results = arguments.results or FOLDER
     torch.set_num_threads(arguments.threads)
     return work(arguments, tasks, names, command)
@@ -92,6 +93,7 @@ def work(arguments: argparse.Namespace, tasks: list[Task], names: list[str], com
                     command,
                     arguments.results,
                     horizon_share=arguments.horizon_share,
+                    lr=arguments.lr,
                     by_train_loss=arguments.tuned_by == "train",
                 )
                 tqdm.write(f"{task.name:16} {name:22} {made} new of {arguments.seeds} runs")
@@ -138,7 +140,8 @@ def warm_up() -> None:
 
 def choose_optimizers(arguments: argparse.Namespace) -> list[str]:
     """Optimizers by name or group; those whose weights are there, unless named."""
-    if arguments.command == "run" and arguments.horizon_share != 1.0 and not arguments.optimizer:
+    changed = arguments.horizon_share != 1.0 or arguments.lr != 1.0  # which is for learned optimizers
+    if arguments.command == "run" and changed and not arguments.optimizer:
         return [NGOPT]
     by_train_loss = arguments.tuned_by == "train"
     words = arguments.optimizer or ["all" if arguments.command != "tune" and not by_train_loss else "rivals"]
@@ -158,8 +161,8 @@ def choose_optimizers(arguments: argparse.Namespace) -> list[str]:
         raise ValueError(f"Learned optimizers are not tuned: {', '.join(learned)}.")
     if learned := [name for name in names if name in LEARNED and by_train_loss]:
         raise ValueError(f"--tuned-by is for rivals, not for {', '.join(learned)}.")
-    if rivals := [name for name in names if name in RIVALS and arguments.horizon_share != 1.0]:
-        raise ValueError(f"--horizon-share is for learned optimizers, not for {', '.join(rivals)}.")
+    if rivals := [name for name in names if name in RIVALS and changed]:
+        raise ValueError(f"--horizon-share and --lr are for learned optimizers, not for {', '.join(rivals)}.")
     return list(names)
 
 
@@ -193,11 +196,14 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, default=1)
         command.add_argument("--results", type=Path, help="folder of the result files")
         command.add_argument("--smoke", action="store_true", help="20 steps, one seed, a tiny grid, digits")
-        command.set_defaults(seeds=5, horizon_share=1.0, tuned_by="validation")
+        command.set_defaults(seeds=5, horizon_share=1.0, lr=1.0, tuned_by="validation")
         if name == "run":
             command.add_argument("--seeds", type=int, default=5, help="how many")
             command.add_argument(
                 "--horizon-share", type=float, default=1.0, metavar="SHARE", help="run this share of the steps"
+            )
+            command.add_argument(
+                "--lr", type=float, default=1.0, metavar="X", help="of learned optimizers, as rows of their own"
             )
             command.add_argument(
                 "--tuned-by",

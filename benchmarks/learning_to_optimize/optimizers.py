@@ -30,6 +30,7 @@ NO_GRAPH = "NGOptimizer-no-graph"
 RAW_SHAPES = "NGOptimizer-raw-shapes"
 NO_MODEL = "NGOptimizer-no-model"
 HORIZON = " horizon "
+LR = " lr "
 BY_TRAIN_LOSS = " by train loss"
 RECALIBRATION = 50  # batches for BatchNorm's statistics at averaged weights
 
@@ -41,7 +42,7 @@ class Learned:
     Args:
         name: Of its rows.
         title: In tables.
-        make: From a model and the length of the run.
+        make: From a model, the length of the run, and ``lr`` where it is not as it comes.
         settings: What its rows record, so that rows of other weights are run again.
         there: Whether its weights exist.
         small_only: Too costly for all but small tasks.
@@ -49,7 +50,7 @@ class Learned:
 
     name: str
     title: str
-    make: Callable[[nn.Module, int], Steps]
+    make: Callable[..., Steps]
     settings: Callable[[], dict[str, Any]]
     there: Callable[[], bool]
     small_only: bool = False
@@ -68,14 +69,15 @@ def available() -> list[str]:
     return [*RIVALS, *(name for name, learned in LEARNED.items() if learned.there())]
 
 
-def row_name(name: str, *, horizon_share: float = 1.0, by_train_loss: bool = False) -> str:
+def row_name(name: str, *, horizon_share: float = 1.0, lr: float = 1.0, by_train_loss: bool = False) -> str:
     """Name of an optimizer's rows: its own, and what is not as usual; `own_name` is the inverse."""
-    return name + (f"{HORIZON}{horizon_share:.0%}" if horizon_share != 1.0 else "") + BY_TRAIN_LOSS * by_train_loss
+    horizon = f"{HORIZON}{horizon_share:.0%}" if horizon_share != 1.0 else ""
+    return name + horizon + (f"{LR}{lr:g}" if lr != 1.0 else "") + BY_TRAIN_LOSS * by_train_loss
 
 
 def own_name(row_name: str) -> str:
     """The optimizer behind the name of a row."""
-    return row_name.removesuffix(BY_TRAIN_LOSS).split(HORIZON)[0]
+    return row_name.removesuffix(BY_TRAIN_LOSS).split(LR)[0].split(HORIZON)[0]
 
 
 def title(row_name: str) -> str:
@@ -143,16 +145,16 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _ngoptimizer(pretrained: str, model: nn.Module, total_steps: int) -> Steps:
-    return ngopt.NGOptimizer(model, total_steps=total_steps, pretrained=pretrained)
+def _ngoptimizer(pretrained: str, model: nn.Module, total_steps: int, **options: float) -> Steps:
+    return ngopt.NGOptimizer(model, total_steps=total_steps, pretrained=pretrained, **options)
 
 
-def _raw_shapes(pretrained: str, model: nn.Module, total_steps: int) -> Steps:
-    return ngopt.NGOptimizer(model, total_steps=total_steps, pretrained=pretrained, graph=False)
+def _raw_shapes(pretrained: str, model: nn.Module, total_steps: int, **options: float) -> Steps:
+    return ngopt.NGOptimizer(model, total_steps=total_steps, pretrained=pretrained, graph=False, **options)
 
 
-def _no_model(pretrained: str, model: nn.Module, total_steps: int) -> Steps:
-    return ngopt.NGOptimizer(model.parameters(), total_steps=total_steps, pretrained=pretrained)
+def _no_model(pretrained: str, model: nn.Module, total_steps: int, **options: float) -> Steps:
+    return ngopt.NGOptimizer(model.parameters(), total_steps=total_steps, pretrained=pretrained, **options)
 
 
 def _feed_forward_settings() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.common.pages import fill_pages
 from benchmarks.learning_to_optimize.charts import draw_curves, draw_profile
 from benchmarks.learning_to_optimize.optimizers import BASE
+from benchmarks.learning_to_optimize.rates import rates_table
 from benchmarks.learning_to_optimize.store import FOLDER
 from benchmarks.learning_to_optimize.suite import TaskRuns, read_suite
 from benchmarks.learning_to_optimize.summary import draw_summary, summary_table, time_table
@@ -37,6 +38,7 @@ def all_tables(suites: Suites) -> dict[str, str]:
         f"{NAME}_summary": summary_table(suites.get(TUNED_STEPS, []), TUNED_STEPS),
         f"{NAME}_bars": bars_table(suites, TUNED_STEPS),
         f"{NAME}_speed": speed_table(suites),
+        f"{NAME}_rates": rates_table(suites.get(TUNED_STEPS, [])),
         f"{NAME}_times": time_table(suites.get(TUNED_STEPS, [])),
         f"{NAME}_pictures": picture_links(suites),
         f"{NAME}_tasks": task_tables(suites),

@@ -29,6 +29,7 @@ def run(
     folder: Path = FOLDER,
     *,
     horizon_share: float = 1.0,
+    lr: float = 1.0,
     by_train_loss: bool = False,
 ) -> int:
     """Run the seeds of an optimizer whose rows are missing, or are of other settings.
@@ -44,13 +45,14 @@ def run(
         command: For the file.
         folder: Of the files.
         horizon_share: For learned optimizers: make and run them for this share of the steps, as rows of another name.
+        lr: For learned optimizers: this multiple of their own step size, as rows of another name.
         by_train_loss: For rivals: settings with the lowest final training loss in the grid, as rows of another name.
 
     Returns:
         How many rows were made.
     """
     path, own_steps = runs_path(task.name, steps, folder), max(1, round(horizon_share * steps))
-    label = row_name(name, horizon_share=horizon_share, by_train_loss=by_train_loss)
+    label = row_name(name, horizon_share=horizon_share, lr=lr, by_train_loss=by_train_loss)
     made = 0
     while True:
         settings, source = settings_of(task, name, steps, folder, by_train_loss)
@@ -61,7 +63,7 @@ def run(
             if seed in {row["seed"] for row in own} or (diverged and replaceable):
                 continue
             head = {"optimizer": label, "seed": seed, "settings": settings, "tuned_on": source}
-            row = head | run_seed(task, label, maker(name, settings, own_steps), seed, own_steps)
+            row = head | run_seed(task, label, maker(name, settings, own_steps, lr), seed, own_steps)
             store(path, row, KEY, file_settings(task, steps), command)
             diverged, made = diverged or row["diverged"], made + 1
         if not (diverged and replaceable):
@@ -78,11 +80,12 @@ def settings_of(
     return LEARNED[name].settings(), "not tuned"
 
 
-def maker(name: str, settings: dict[str, Any], steps: int) -> Callable[[nn.Module], Steps]:
+def maker(name: str, settings: dict[str, Any], steps: int, lr: float = 1.0) -> Callable[[nn.Module], Steps]:
     """What makes the optimizer of a model."""
     if name in RIVALS:
         return lambda model: make_rival(name, model, steps, settings)
-    return lambda model: LEARNED[name].make(model, steps)
+    options = {"lr": lr} if lr != 1.0 else {}
+    return lambda model: LEARNED[name].make(model, steps, **options)
 
 
 def run_seed(task: Task, label: str, make: Callable[[nn.Module], Steps], seed: int, steps: int) -> Row:

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.common.results import read_results
 from benchmarks.common.rivals import RIVALS
 from benchmarks.learning_to_optimize.measures import mean_curve, speed_up, steps_to
-from benchmarks.learning_to_optimize.optimizers import BASE, LEARNED, own_name
+from benchmarks.learning_to_optimize.optimizers import BASE, LEARNED, LR, own_name
 from benchmarks.learning_to_optimize.store import FOLDER, Row, cost_path, rows_of
 from benchmarks.learning_to_optimize.tasks import GROUPS, TASKS
 from meta_train.intervals import bootstrap, bootstrap_groups, interquartile_mean
@@ -54,8 +54,8 @@ class TaskRuns:
 
     @cached_property
     def names(self) -> list[str]:
-        """Optimizers that there are rows of, in the order of tables."""
-        return sorted({row["optimizer"] for row in self.rows}, key=rank)
+        """Optimizers that there are rows of, in the order of tables; `rates` has those at another `lr`."""
+        return sorted({row["optimizer"] for row in self.rows if LR not in row["optimizer"]}, key=rank)
 
     def of(self, name: str) -> list[Row]:
         """Rows of an optimizer, by seed."""

@@ -33,7 +33,7 @@ def summary_table(suite: Sequence[TaskRuns], steps: int) -> str:
         cells = [title(name)]
         for some in groups.values():
             found, times = overall(some, name), overall_time(some, name)
-            cells += [_speed(found, some), _worst(found), f"{times.value:.2f}" if times else "not run"]
+            cells += [speed(found, some), worst(found), f"{times.value:.2f}" if times else "not run"]
         rows.append(cells)
     words = [f"{group}: {_looked(group)}" for group in SUITES]
     missing = [not_run(some, group, steps) for group, some in groups.items()]
@@ -106,14 +106,16 @@ def _slices(suite: Sequence[TaskRuns]) -> list[tuple[str, list[TaskRuns]]]:
     return [(words, some) for words, some in slices if some]
 
 
-def _speed(found: Overall | None, suite: Sequence[TaskRuns]) -> str:
+def speed(found: Overall | None, suite: Sequence[TaskRuns]) -> str:
+    """An interquartile mean, its interval over seeds, and of how many tasks where some are missing."""
     if found is None:
         return "not run"
     some = f" ({len(found.by_task)} of {len(suite)} tasks)" if len(found.by_task) < len(suite) else ""
     return f"**{found.value:.2f}** [{found.seeds[0]:.2f}, {found.seeds[1]:.2f}]{some}"
 
 
-def _worst(found: Overall | None) -> str:
+def worst(found: Overall | None) -> str:
+    """The task with the least speed-up."""
     if found is None:
         return "not run"
     task, value = min(found.by_task.items(), key=lambda item: item[1])

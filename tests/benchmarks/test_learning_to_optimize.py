@@ -25,6 +25,7 @@ from benchmarks.learning_to_optimize import (
     grid,
     measures,
     optimizers,
+    rates,
     running,
     suite,
     summary,
@@ -506,13 +507,37 @@ def test_bars_are_met_missed_or_not_run() -> None:
     assert about("trained beats untrained").startswith("met (speed-up 2.00 against 1.33; lower final loss on 15 of 15")
     assert about("trained with the graph beats") == "not run"
     assert about("in the graph's views beats").startswith("met (speed-up 1.33 against 1.00")
-    assert about("no divergence") == f"met ({1 + len(held_out) + len(unseen)} runs of up to 40 steps)"
+    assert about("no divergence in any run") == f"met ({1 + len(held_out) + len(unseen)} runs of up to 40 steps)"
     before_training = everywhere("held-out", [row("AdamW", 0, SLOW), row(UNTRAINED, 0, FAST)])
     assert verdicts({40: before_training})[f"{UNTRAINED}: speed-up on lstm at least 1.5"] == "missed (1.33)"
     bad = [made(held_out[0].name, [*rows, row("NGOptimizer", 1, FASTEST, diverged=True)]), *held_out[1:-1]]
     found = verdicts({40: bad})
     assert about("NGOptimizer: speed-up over tuned AdamW").startswith(f"not run on {held_out[-1].name}; 2.00")
-    assert about("no divergence") == f"missed ({held_out[0].name} at 40 steps)"
+    assert about("no divergence in any run") == f"missed ({held_out[0].name} at 40 steps)"
+
+
+def test_other_rates_have_a_bar_and_a_table() -> None:
+    def rows(lr: float, seeds: int = 10) -> list[dict[str, Any]]:
+        losses = FASTEST if lr == 1.0 else FAST
+        return [row(optimizers.row_name("NGOptimizer", lr=lr), seed, losses) for seed in range(seeds)]
+
+    def verdict(some: list[dict[str, Any]]) -> str:
+        held_out = everywhere("held-out", [row("AdamW", 0, SLOW), *some])
+        (words,) = [words for bar, words in bars.bars({40: held_out}, 40) if "10 seeds" in bar]
+        return words
+
+    count = len(everywhere("held-out", []))
+    assert verdict([*rows(0.5), *rows(1.0), *rows(2.0)]) == f"met ({30 * count} runs)"
+    assert verdict([*rows(1.0), *rows(2.0, 9)]) == f"not run in full at `lr` 0.5, 2; none in {19 * count} runs"
+    broken = [*rows(1.0), row("NGOptimizer lr 2", 0, FAST, diverged=True)]
+    assert verdict(broken).startswith("missed (") and "(NGOptimizer lr 2)" in verdict(broken)  # the control
+    some = everywhere("held-out", [row("AdamW", 0, SLOW), *rows(1.0), *rows(2.0, 3)])
+    assert all(runs.names == ["AdamW", "NGOptimizer"] for runs in some)  # columns of all other tables
+    table = rates.rates_table(some)
+    assert "| NGOptimizer, `lr=1` | **2.00** [2.00, 2.00] |" in table
+    assert "| NGOptimizer, `lr=2` | **1.33** [1.33, 1.33] |" in table and f"| 0 of {3 * count} |" in table
+    assert "not run" in table and "AdamW" not in table
+    assert "yet" in rates.rates_table(everywhere("held-out", rows(1.0)))
 
 
 def test_the_bar_of_long_runs_wants_rivals_tuned_there() -> None:
@@ -609,6 +634,8 @@ def test_tables_say_what_was_not_reached_and_where_rivals_were_tuned() -> None:
 
 # ---- commands
 
+TABLES = ("summary", "bars", "speed", "rates", "times", "pictures", "tasks", "settings")
+
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -618,6 +645,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main(["tune", *common, "rivals"]) == 0
     assert main(["run", *common, "rivals", UNTRAINED]) == 0
     assert main(["run", *common, UNTRAINED, "--horizon-share", "0.7"]) == 0
+    assert main(["run", *common, UNTRAINED, "--lr", "2"]) == 0
     assert main(["run", *common, "AdamW", "--tuned-by", "train"]) == 0
     return folder
 
@@ -628,11 +656,12 @@ def test_rows_of_the_commands(smoke: Path) -> None:
     # Two learning rates and a constant schedule, which ScheduleFree has not; Prodigy has one learning rate.
     assert len(grid_rows) == 5 * 3 + 2 + 2
     rows = {r["optimizer"]: r for r in read_results(runs_path("gru", 20, smoke))["rows"]}
-    assert set(rows) == {*RIVALS, UNTRAINED, f"{UNTRAINED} horizon 70%", "AdamW by train loss"}
+    assert set(rows) == {*RIVALS, UNTRAINED, f"{UNTRAINED} horizon 70%", f"{UNTRAINED} lr 2", "AdamW by train loss"}
     assert rows[UNTRAINED]["settings"]["pretrained"] == "ngopt-base-untrained"
     assert rows["Muon"]["tuned_on"] == "gru at 20 steps"
     assert len({r["initial_loss"] for r in rows.values()}) == 1
     assert rows[f"{UNTRAINED} horizon 70%"]["steps"] == 14
+    assert rows[f"{UNTRAINED} lr 2"]["final_loss"] != rows[UNTRAINED]["final_loss"]
     assert all(r["state_bytes"] > 0 and not r["diverged"] for r in rows.values())
     assert not any("warnings" in r for r in rows.values())
 
@@ -668,7 +697,8 @@ def test_what_exists_is_skipped_and_what_changed_is_run_again(smoke: Path, monke
 def test_report(smoke: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
     names = [
-        f"learning_to_optimize_{n}" for n in ("summary", "bars", "speed", "times", "pictures", "tasks", "settings")
+        f"learning_to_optimize_{n}"
+        for n in ("summary", "bars", "speed", "rates", "times", "pictures", "tasks", "settings")
     ]
     page.write_text("".join(f"<!-- table: {n} -->\n<!-- end of table: {n} -->\n" for n in names))
     main(["report", "--results", str(smoke), "--images", str(tmp_path), "--pages", str(page)])
